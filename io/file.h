@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * file: a host file or block device, as the core sees it.
+ *
+ * The file is opened O_DIRECT where its file system allows that. `align` is the
+ * block size: every offset, length and buffer that goes to an engine is a
+ * multiple of it. Callers may use any offset, length and buffer: reads are
+ * widened and answered from a bounce buffer, writes that cover a block in part
+ * read, modify and write it under a range lock. Reads beyond the end of the file
+ * yield zeros. EINTR, EAGAIN and short transfers are repeated here and never
+ * reach the caller.
+ *
+ * Thread model: everything but file_open*() and file_close() belongs to the
+ * coroutines of the reactor that the file was opened for.
+ */
+#ifndef QCOW2FS_IO_FILE_H
+#define QCOW2FS_IO_FILE_H
+
+#include "io/co_sync.h"
+#include "io/engine.h"
+#include "io/error.h"
+
+#include <sys/types.h>
+
+/* How requests reach the kernel; chosen at open. */
+enum file_path {
+	FILE_DIRECT,   /* O_DIRECT: through the engine's asynchronous path */
+	FILE_BUFFERED, /* page cache: try without blocking first, then asynchronously */
+	FILE_MEMORY,   /* tmpfs and the like never block: plain system calls */
+};
+
+struct file_stats {
+	uint64_t nb_reads, nb_writes, nb_flushes, nb_other;
+	uint64_t read_bytes, written_bytes;
+	uint64_t nb_bounced;   /* requests that were widened or copied for alignment */
+	uint64_t nb_fallbacks; /* punch, zero or allocate that the file system refused */
+	uint64_t nb_errors;
+};
+
+/*
+ * Public fields are written by io/ only, and valid until file_close().
+ */
+struct file {
+	struct engine *engine;
+	struct reactor *reactor;
+	int fd;       /* -1 for the simulated disk */
+	int fixed;    /* index of the registered file, or -1; the engine's */
+	void *priv;   /* the engine's */
+	char *name;   /* as opened, for messages */
+	uint64_t size_bytes; /* of the host file; grows as we write */
+	uint32_t align;      /* power of two >= 1: offsets, lengths and buffers */
+	enum file_path path;
+	bool writable;
+	bool is_block_device;
+	dev_t dev;
+	ino_t ino;
+	uid_t uid;  /* owner of the file */
+	mode_t mode;
+	struct file_stats stats;
+	struct range_lock blocks; /* writes in flight, when align > 1 */
+};
+
+enum file_lock {
+	FILE_LOCK_NONE,
+	FILE_LOCK_READ,   /* read-only image and every backing file */
+	FILE_LOCK_SHARED, /* force-share: read beside a writer */
+	FILE_LOCK_WRITE,  /* read-write image */
+};
+
+/*
+ * Opens `path` (relative to directory `dirfd`, or AT_FDCWD) and takes QEMU's lock
+ * bytes before anything is read. Regular files and block devices only.
+ *
+ * Errors: class ERROR_LOCKED with the remedy in the message, ERROR_OPEN
+ * otherwise. Returns 0 or -errno. [the thread that sets up, or a coroutine; blocks]
+ */
+struct file_open_params {
+	int dirfd;
+	const char *path;
+	bool writable;
+	enum file_lock lock;
+	bool no_direct; /* cache=writeback: use the host's page cache */
+	bool beneath;   /* refuse what resolves outside dirfd (RESOLVE_BENEATH) */
+};
+int file_open(struct reactor *reactor, const struct file_open_params *params, struct file **ret_file,
+	      struct error **reterr);
+
+/*
+ * Wraps something that is no host file (the simulated disk): the engine's
+ * functions get it with `priv` set. Not locked, not probed.
+ */
+int file_create_virtual(struct reactor *reactor, const char *name, void *priv, uint64_t size_bytes,
+			uint32_t align, bool writable, struct file **ret_file);
+
+/* Drops the locks and closes. Nothing may be in flight. NULL is allowed. */
+void file_close(struct file *file);
+
+/* ---- one request at a time; each returns 0 or -errno ---- */
+int coroutine_fn file_read(struct file *file, uint64_t host_off, void *buf, size_t len_bytes,
+			   enum io_tag tag);
+int coroutine_fn file_write(struct file *file, uint64_t host_off, const void *buf, size_t len_bytes,
+			    enum io_tag tag);
+/* fdatasync: covers every write that had completed when this was called. */
+int coroutine_fn file_flush(struct file *file);
+/* Range reads as zeros or its old contents afterwards (align-rounded inwards). 0 where refused by the file
+ * system too (counted in nb_fallbacks): nothing depends on it. */
+int coroutine_fn file_punch(struct file *file, uint64_t host_off, uint64_t len_bytes);
+/* Range reads as zeros afterwards: by fallocate, or by writing zeros. */
+int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_bytes, enum io_tag tag);
+/* Reserves host space (never shrinks, never changes contents); -EOPNOTSUPP is possible. */
+int coroutine_fn file_allocate(struct file *file, uint64_t host_off, uint64_t len_bytes);
+int coroutine_fn file_truncate(struct file *file, uint64_t size_bytes);
+
+/* ---- several at once: start them all, then finish each ---- */
+struct file_io {
+	struct io_req req;
+	struct co *waiter;
+	bool completed;
+	bool bounced;
+	uint64_t host_off;       /* as asked for */
+	const struct iovec *iov; /* the caller's: stays valid until file_io_finish() */
+	int nb_iov;
+	size_t len_bytes;
+	void *bounce;
+	size_t bounce_bytes;
+	struct iovec bounce_iov;
+	struct range_hold hold; /* writes, when align > 1 */
+	bool holding;
+};
+/*
+ * Starts a read (IO_READ) or write (IO_WRITE) of the sum of iov at host_off. An
+ * aligned read never waits here; a write may wait for an overlapping unaligned one.
+ */
+void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_op op,
+				uint64_t host_off, const struct iovec *iov, int nb_iov,
+				enum io_tag tag);
+/* Waits for it. 0 (all bytes transferred; a read's part beyond the end is zeroed) or -errno. */
+int coroutine_fn file_io_finish(struct file_io *io);
+
+/* Current allocation of the host file in 512-byte units, for st_blocks. [any thread] */
+uint64_t file_host_sectors(const struct file *file);
+
+#endif

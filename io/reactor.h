@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * reactor: one thread that runs coroutines, timers and one I/O engine.
+ *
+ * Loop: take the inbox, run everything that is ready in FIFO order, then let
+ * the engine submit what has gathered and wait in one system call. The choice
+ * of the next ready coroutine goes through one hook, so that tests can explore
+ * schedules from a seed.
+ *
+ * Threads: functions marked [any thread] may be called from everywhere, all
+ * others only on the reactor's thread (which, for reactor_run(), is the
+ * caller's).
+ */
+#ifndef QCOW2FS_IO_REACTOR_H
+#define QCOW2FS_IO_REACTOR_H
+
+#include "io/co.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct engine;
+struct worker_pool;
+
+/*
+ * Something to run as a coroutine: embedded in the request that it serves, so
+ * that posting allocates nothing. The owner fills fn and arg; `next` belongs to
+ * the reactor until fn has started.
+ */
+struct task {
+	struct task *next;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+struct reactor_params {
+	struct engine *engine;     /* required; the reactor takes ownership */
+	unsigned nb_coroutines;    /* 0: 256 */
+	unsigned nb_workers;       /* CPU worker threads; 0: run CPU work inline */
+};
+
+/* Makes a reactor that nobody runs yet. Returns 0 or -errno; on failure the engine is destroyed too. */
+int reactor_create(const struct reactor_params *params, struct reactor **ret_reactor);
+
+/* Stops (if a thread runs it), checks that no coroutine is left, and frees. NULL is allowed. */
+void reactor_destroy(struct reactor *reactor);
+
+/* Runs the reactor in a thread of its own until reactor_stop(). Returns 0 or -errno. */
+int reactor_start(struct reactor *reactor);
+
+/* Drains: waits until no coroutine is alive, then ends the thread and joins it. [any other thread] */
+void reactor_stop(struct reactor *reactor);
+
+/*
+ * Runs task->fn(task->arg) as a coroutine and returns when it has ended. When no
+ * thread runs the reactor, the caller's thread does meanwhile; otherwise the
+ * task is posted and waited for. [any other thread]
+ */
+void reactor_run(struct reactor *reactor, void (*fn)(void *arg), void *arg);
+
+/* Hands a task over; a coroutine starts for it, in order of arrival. Writes the
+ * eventfd only when the reactor sleeps. [any thread] */
+void reactor_post(struct reactor *reactor, struct task *task);
+
+/* Starts a coroutine at the end of the ready queue; waits in line (never fails)
+ * while all stacks are in use. */
+void reactor_spawn(struct reactor *reactor, struct task *task);
+
+/* Makes a parked coroutine ready. Waking one that is ready already does nothing. */
+void reactor_wake(struct co *co);
+/* The same from another thread: through the inbox. `wake` is the caller's, must
+ * stay until the coroutine runs. [any thread] */
+struct wakeup {
+	struct task task;
+	struct co *co;
+};
+void reactor_wake_remote(struct reactor *reactor, struct wakeup *wake, struct co *co);
+
+/* Monotonic nanoseconds, read once per loop round; a simulated engine brings its own. */
+uint64_t reactor_now_ns(const struct reactor *reactor);
+
+struct timer {
+	uint64_t due_ns;
+	void (*fn)(struct timer *timer); /* runs in the scheduler: may wake or spawn, not yield */
+	struct timer *prev, *next;       /* the reactor's */
+	bool armed;
+};
+void timer_arm(struct reactor *reactor, struct timer *timer, uint64_t due_ns);
+void timer_disarm(struct reactor *reactor, struct timer *timer);
+
+struct engine *reactor_engine(const struct reactor *reactor);
+struct worker_pool *reactor_workers(const struct reactor *reactor); /* NULL: inline */
+bool reactor_is_current(const struct reactor *reactor); /* [any thread] */
+
+/* Test hook: which of `nb_choices` (>= 1) to take, 0-based. */
+typedef unsigned reactor_chooser(void *ctx, unsigned nb_choices);
+void reactor_set_chooser(struct reactor *reactor, reactor_chooser *choose, void *ctx);
+
+/* Everything of the caller's program that is still parked: for shutdown asserts. */
+unsigned reactor_nb_coroutines(const struct reactor *reactor);
+
+#endif
