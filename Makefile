@@ -1,52 +1,96 @@
-# qcow2fs: one non-recursive Makefile.
-#   make            build everything below build/
-#   make check      install what the tests need, build, run all tests
-#   make check-san  the unit tests and a subset of the mounts under the sanitizers
-#   make demo       install what is missing, build, mount a sample image and use it
-#   make deps       install what building and testing need (Debian, Ubuntu, Fedora, Arch, Alpine)
-#   make bench      fio side by side with the peers; make fmt; make install
+# SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Honoured: CC CFLAGS CPPFLAGS LDFLAGS PKG_CONFIG DESTDIR PREFIX; V=1 shows commands;
-# SAN=address|thread builds with sanitizers into a folder of its own; CO=ucontext
-# takes the portable coroutine switch; B=DIR is the build folder.
+# qcow2fs: one non-recursive Makefile.
+#   make             build everything below build/
+#   make check       install what the tests need, build, run all tests
+#   make check-san   unit tests and a subset of the mounts under ASan+UBSan and TSan
+#   make check-valgrind  unit tests under valgrind
+#   make demo        install what is missing, build, mount a sample image and use it
+#   make deps        install what building needs (Debian, Ubuntu, Fedora, Arch, Alpine);
+#   make deps-test   ... and what the tests need on top of it
+#   make bench       fio, side by side with the peers
+#   make install     programs below DESTDIR/PREFIX
+#   make fmt         format the sources; make fmt-check only looks
+#
+# Honoured: CC CFLAGS CPPFLAGS LDFLAGS PKG_CONFIG DESTDIR PREFIX. V=1 shows commands;
+# SAN=address|thread builds with sanitizers, CO=ucontext takes the portable coroutine
+# switch, ZSTD=no leaves libzstd out, each into a folder of its own; B=DIR is the build folder.
 
 VERSION   := 0.1.0
 PREFIX    ?= /usr/local
 PKG_CONFIG ?= pkg-config
-CC        ?= cc
 CFLAGS    ?= -O2 -g
 SAN       ?=
-CO        ?=
-B         ?= build$(if $(SAN),/$(SAN))$(if $(CO),/$(CO))
+# CO has a built-in value (RCS), which `?=` would keep.
+CO        := $(if $(filter default,$(origin CO)),,$(CO))
+ZSTD      ?= yes
+B         ?= build$(if $(SAN),/$(SAN))$(if $(CO),/$(CO))$(if $(filter no,$(ZSTD)),/nozstd)
 V         ?=
 Q         := $(if $(V),,@)
 say        = $(if $(V),@:,@printf '  %-5s %s\n' '$(1)' '$(patsubst $(B)/%,%,$@)')
-
-PKGS      := fuse3 liburing zlib libzstd
-WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
-             -Wvla -Wno-unused-parameter -Wno-missing-field-initializers
-ALL_CPPFLAGS = -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DQCOW2FS_VERSION='"$(VERSION)"' \
-             $(if $(filter ucontext,$(CO)),-DCO_UCONTEXT) $(CPPFLAGS)
-ALL_CFLAGS = -std=gnu11 $(WARN) -fno-strict-aliasing -pthread $(CFLAGS) $(SAN_CFLAGS) $(PKG_CFLAGS)
-ALL_LDFLAGS = -pthread $(LDFLAGS) $(SAN_CFLAGS)
-SAN_CFLAGS := $(if $(filter address,$(SAN)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer) \
-             $(if $(filter thread,$(SAN)),-fsanitize=thread -fno-omit-frame-pointer)
 comma     := ,
 
-PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
-PKG_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
-# The core and the tools need neither libfuse nor its include path.
-CORE_LIBS  := $(shell $(PKG_CONFIG) --libs liburing zlib libzstd 2>/dev/null)
+# ---- libraries ----
+
+CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd)
+PKGS      := fuse3 $(CORE_PKGS)
+
+# These goals compile nothing themselves, so they need no library yet.
+DRY_GOALS := clean deps deps-test check check-san check-valgrind demo bench fmt fmt-check
+ifneq ($(filter-out $(DRY_GOALS),$(or $(MAKECMDGOALS),all)),)
+ifeq ($(shell command -v $(firstword $(PKG_CONFIG))),)
+$(error $(PKG_CONFIG) not found: run `make deps`)
+endif
+$(foreach p,$(PKGS),$(if $(shell $(PKG_CONFIG) --exists $(p) || echo missing),\
+  $(error $(p) not found: run `make deps`)))
+PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS))
+PKG_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS))
+# The core and its tests need neither libfuse nor its include path.
+CORE_LIBS  := $(shell $(PKG_CONFIG) --libs $(CORE_PKGS))
+endif
+
+# ---- flags ----
+
+WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+             -Wvla -Wno-unused-parameter -Wno-missing-field-initializers
+SAN_CFLAGS := $(if $(SAN),-fno-omit-frame-pointer) \
+              $(if $(filter address,$(SAN)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined) \
+              $(if $(filter thread,$(SAN)),-fsanitize=thread)
+
+# Hardening as the OpenSSF guide lists it. Flags that an old compiler or another
+# processor lacks are left out one by one.
+try        = $(foreach f,$(1),$(shell $(CC) -Werror $(f) -x c -c /dev/null -o /dev/null 2>/dev/null && echo $(f)))
+OPTIMISED := $(filter -O1 -O2 -O3 -Os -Oz,$(CFLAGS))
+HARDEN    := -fPIE -fstack-protector-strong \
+             $(if $(SAN),,$(if $(OPTIMISED),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3) \
+               $(call try,-fstack-clash-protection -fcf-protection -mbranch-protection=standard \
+                 -ftrivial-auto-var-init=zero))
+HARDEN_LD := -pie -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--as-needed
+
+ALL_CPPFLAGS = -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DQCOW2FS_VERSION='"$(VERSION)"' \
+             $(if $(filter ucontext,$(CO)),-DCO_UCONTEXT) $(if $(filter no,$(ZSTD)),-DNO_ZSTD) \
+             $(CPPFLAGS)
+ALL_CFLAGS = -std=gnu11 $(WARN) -fno-strict-aliasing -pthread -ffile-prefix-map=$(CURDIR)=. \
+             $(HARDEN) $(CFLAGS) $(SAN_CFLAGS) $(PKG_CFLAGS)
+ALL_LDFLAGS = -pthread $(HARDEN_LD) $(LDFLAGS) $(SAN_CFLAGS)
+
+# ---- sources ----
 
 IO_SRC    := $(wildcard io/*.c) $(wildcard io/*.S)
 CORE_SRC  := $(wildcard core/*.c)
 FUSE_SRC  := $(wildcard fuse/*.c)
-UNIT_SRC  := $(wildcard test/unit/test_*.c)
 SIM_SRC   := $(wildcard test/sim/*.c)
+UNIT_SRC  := $(wildcard test/unit/test_*.c)
+IT_SRC    := $(wildcard test/it/*.c)
+C_FILES    = $(wildcard io/*.[ch] core/*.[ch] fuse/*.[ch] tool/*.[ch] examples/*.[ch] test/*/*.[ch])
 
 obj        = $(patsubst %,$(B)/%.o,$(basename $(1)))
 LIBS      := $(B)/libcore.a $(B)/libio.a
-UNITS     := $(patsubst test/unit/%.c,$(B)/test/unit/%,$(UNIT_SRC))
+UNITS     := $(patsubst %.c,$(B)/%,$(UNIT_SRC))
+IT_PROGS  := $(patsubst %.c,$(B)/%,$(IT_SRC))
+SIM       := $(if $(SIM_SRC),$(B)/test/sim/sim)
+
+# ---- programs ----
 
 .PHONY: all
 all: $(B)/qcow2fs
@@ -61,22 +105,81 @@ $(B)/qcow2fs: $(call obj,$(FUSE_SRC)) $(LIBS)
 	$(call say,LINK)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(PKG_LIBS)
 
+$(B)/test/sim/sim: $(call obj,$(SIM_SRC)) $(LIBS)
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(CORE_LIBS)
+
 $(B)/test/unit/test_%: $(B)/test/unit/test_%.o $(LIBS)
 	$(call say,LINK)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(CORE_LIBS) -lcmocka
 
-$(B)/%.o: %.c
+$(B)/test/it/%: $(B)/test/it/%.o
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^
+
+# Compiled again whenever the compiler or a flag changes.
+$(B)/%.o: %.c $(B)/.flags
 	$(call say,CC)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
-$(B)/%.o: %.S
+$(B)/%.o: %.S $(B)/.flags
 	$(call say,AS)
 	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
-.PHONY: unit
-unit: $(UNITS)
-	@for t in $(UNITS); do $$t || exit 1; done
+FLAGS_LINE = $(subst ','\'',$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS))
+$(B)/.flags: FORCE
+	@mkdir -p $(@D); printf '%s\n' '$(FLAGS_LINE)' | cmp -s - $@ || printf '%s\n' '$(FLAGS_LINE)' >$@
+.PHONY: FORCE
+FORCE:
 
-.PHONY: clean
+.SECONDARY:
+-include $(wildcard $(B)/*/*.d $(B)/*/*/*.d)
+
+# ---- tests ----
+
+.PHONY: unit test-programs check check-san check-valgrind bench demo
+test-programs: all $(UNITS) $(IT_PROGS) $(SIM)
+unit: $(UNITS)
+	$(Q)test/run -b $(B) 'unit/*'
+
+# The libraries may only arrive with deps-test, hence a second make that looks for them.
+check: deps-test
+	$(Q)$(MAKE) test-programs
+	$(Q)test/run -b $(B)
+
+check-san: deps-test
+	$(Q)$(MAKE) SAN=address test-programs
+	$(Q)$(MAKE) SAN=thread test-programs
+	$(Q)test/run -b build/address -b build/thread
+
+check-valgrind: deps-test
+	$(Q)$(MAKE) test-programs
+	$(Q)test/run -b $(B) --valgrind 'unit/*'
+
+bench: deps-test
+	$(Q)$(MAKE) all
+	$(Q)test/bench/run
+
+demo:
+	$(Q)dist/deps.sh demo
+	$(Q)$(MAKE) all
+	$(Q)dist/demo.sh $(B)/qcow2fs
+
+# ---- everything else ----
+
+.PHONY: deps deps-test install fmt fmt-check clean
+deps:
+	$(Q)dist/deps.sh build
+deps-test:
+	$(Q)dist/deps.sh test
+
+install: all
+	install -D -m 755 $(B)/qcow2fs $(DESTDIR)$(PREFIX)/bin/qcow2fs
+
+CLANG_FORMAT ?= clang-format
+fmt:
+	$(CLANG_FORMAT) -i $(C_FILES)
+fmt-check:
+	$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
+
 clean:
 	rm -rf build
--include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -1,0 +1,95 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# deps.sh build|demo|test: installs the packages that building, the demonstration
+# or the tests need, with the system's own package manager. Does nothing, quickly,
+# when all of them are there. Uses sudo when it does not run as root.
+set -eu
+
+level=${1:-build}
+case $level in
+build | demo | test) ;;
+*) echo "usage: $0 build|demo|test" >&2; exit 1 ;;
+esac
+
+if command -v apt-get >/dev/null; then
+	manager=apt
+	build="gcc make libc6-dev pkg-config libfuse3-dev fuse3 liburing-dev zlib1g-dev libzstd-dev"
+	demo="qemu-utils e2fsprogs mount"
+	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk tar fio valgrind clang-format
+	      gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+elif command -v dnf >/dev/null; then
+	manager=dnf
+	build="gcc make glibc-devel pkgconf-pkg-config fuse3-devel fuse3 liburing-devel zlib-devel libzstd-devel"
+	demo="qemu-img e2fsprogs util-linux"
+	test="python3 libcmocka-devel xfsprogs btrfs-progs tar fio valgrind clang-tools-extra
+	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
+elif command -v pacman >/dev/null; then
+	manager=pacman
+	build="gcc make pkgconf fuse3 liburing zlib zstd"
+	demo="qemu-img e2fsprogs util-linux"
+	test="python cmocka xfsprogs btrfs-progs tar fio valgrind clang
+	      aarch64-linux-gnu-gcc qemu-user"
+elif command -v apk >/dev/null; then
+	manager=apk
+	build="gcc make musl-dev linux-headers pkgconf fuse3-dev fuse3 liburing-dev zlib-dev zstd-dev"
+	demo="qemu-img e2fsprogs e2fsprogs-extra util-linux util-linux-misc losetup"
+	test="python3 cmocka-dev xfsprogs btrfs-progs tar fio valgrind clang-extra-tools partx sfdisk"
+else
+	echo "$0: no apt-get, dnf, pacman or apk here; install by hand: a C compiler, make, pkg-config," \
+		"libfuse 3, liburing, zlib, libzstd (tests: cmocka, python 3, qemu-img, fio, xfsprogs," \
+		"btrfs-progs, valgrind)" >&2
+	exit 1
+fi
+
+wanted=$build
+case $level in
+demo) wanted="$wanted $demo" ;;
+test) wanted="$wanted $demo $test" ;;
+esac
+
+# Prints those of the arguments that are not installed.
+list_missing()
+{
+	case $manager in
+	apt)
+		dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
+			awk '$2 == "installed" { print $1 }'
+		;;
+	dnf) rpm -q --qf '%{NAME}\n' --whatprovides "$@" | grep -v 'no package provides' ;;
+	pacman) pacman -Qq "$@" 2>/dev/null ;;
+	apk) apk info -e "$@" 2>/dev/null ;;
+	esac >"$have" || true
+	for package; do
+		grep -qx "$package" "$have" || echo "$package"
+	done
+}
+
+have=$(mktemp)
+trap 'rm -f "$have"' EXIT
+# shellcheck disable=SC2086 # package lists are split on purpose
+missing=$(list_missing $wanted)
+[ -n "$missing" ] || exit 0
+
+sudo=
+if [ "$(id -u)" != 0 ]; then
+	sudo=sudo
+	if ! command -v sudo >/dev/null; then
+		echo "$0: not root and no sudo; install by hand:" $missing >&2
+		exit 1
+	fi
+fi
+
+echo "installing:" $missing
+# shellcheck disable=SC2086
+case $manager in
+apt)
+	export DEBIAN_FRONTEND=noninteractive
+	$sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
+	$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 \
+		--no-install-recommends install $missing >/dev/null
+	;;
+dnf) $sudo dnf -q -y install $missing ;;
+pacman) $sudo pacman -S --noconfirm --needed $missing ;;
+apk) $sudo apk add -q $missing ;;
+esac
