@@ -21,9 +21,9 @@
 struct image;
 
 struct image_options {
-	bool writable;            /* open for writing; fails with -EACCES/-EROFS where not allowed */
-	bool force_share;         /* read beside a writer; excludes writable */
-	const char *snapshot;     /* id or name: that state, read-only; NULL: the active state */
+	bool writable;        /* open for writing; fails with -EACCES/-EROFS where not allowed */
+	bool force_share;     /* read beside a writer; excludes writable */
+	const char *snapshot; /* id or name: that state, read-only; NULL: the active state */
 	const char *backing_file; /* path instead of the name in the image (of the top layer) */
 	const char *data_file;    /* likewise for the external data file */
 	uint64_t l2_cache_bytes;  /* 0: what covers the image, up to 128 MiB */
@@ -51,12 +51,12 @@ struct image_info {
 	const char *path;
 	uint64_t virtual_size;
 	uint32_t cluster_size;
-	uint32_t block_size;  /* direct-I/O alignment, the largest over the files of the chain */
-	unsigned version;     /* 2 or 3 */
+	uint32_t block_size; /* direct-I/O alignment, the largest over the files of the chain */
+	unsigned version;    /* 2 or 3 */
 	unsigned refcount_bits;
 	bool extended_l2, zstd, lazy_refcounts;
 	bool writable;
-	unsigned depth;       /* files in the chain, this one included */
+	unsigned depth;             /* files in the chain, this one included */
 	const char *backing_name;   /* as recorded in the image, or NULL */
 	const char *backing_format; /* likewise */
 	const char *data_name;      /* external data file as recorded, or NULL */
@@ -101,9 +101,9 @@ enum map_kind {
 struct map_extent {
 	uint64_t guest_off, len_bytes;
 	enum map_kind kind;
-	unsigned depth;     /* 0: the image itself (for MAP_HOLE: the deepest layer looked at) */
+	unsigned depth; /* 0: the image itself (for MAP_HOLE: the deepest layer looked at) */
 	bool has_host_off;
-	uint64_t host_off;  /* in the file of that layer (data file when external) */
+	uint64_t host_off; /* in the file of that layer (data file when external) */
 };
 /*
  * The extent at guest_off through the whole chain, at most max_bytes long; longer

@@ -50,6 +50,7 @@ struct file {
 	uint64_t size_bytes; /* of the host file; grows as we write */
 	uint32_t align;      /* power of two >= 1: offsets, lengths and buffers */
 	enum file_path path;
+	uint32_t refused; /* bit per io_op: what the file system refused (READ, WRITE: RWF_NOWAIT) */
 	bool writable;
 	bool is_block_device;
 	dev_t dev;
@@ -81,6 +82,7 @@ struct file_open_params {
 	enum file_lock lock;
 	bool no_direct; /* cache=writeback: use the host's page cache */
 	bool beneath;   /* refuse what resolves outside dirfd (RESOLVE_BENEATH) */
+	bool no_magic_links; /* refuse /proc's magic links: the name stands inside an image */
 };
 int file_open(struct reactor *reactor, const struct file_open_params *params, struct file **ret_file,
 	      struct error **reterr);
@@ -136,6 +138,14 @@ void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_o
 				enum io_tag tag);
 /* Waits for it. 0 (all bytes transferred; a read's part beyond the end is zeroed) or -errno. */
 int coroutine_fn file_io_finish(struct file_io *io);
+
+/*
+ * Does the host file have data at host_off, and how far (at most max_bytes > 0) does
+ * that hold? What cannot be told (block devices, file systems without SEEK_HOLE) counts
+ * as data; beyond the end there is none. 0 or -errno.
+ */
+int coroutine_fn file_map(struct file *file, uint64_t host_off, uint64_t max_bytes,
+			  bool *ret_is_data, uint64_t *ret_len_bytes);
 
 /* Current allocation of the host file in 512-byte units, for st_blocks. [any thread] */
 uint64_t file_host_sectors(const struct file *file);

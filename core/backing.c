@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * backing: see backing.h. The rules for names, against images that others made:
+ * plain paths only; a file without a recorded format is probed among raw and qcow2
+ * alone, and what was probed may refer to nothing further, so that a guest that writes
+ * a qcow2 header into its raw disk reaches no file of the host.
+ */
+#include "core/backing.h"
+
+#include "core/layer.h"
+
+#include <errno.h>
+
+bool backing_name_is_plain(const char *name)
+{
+	const char *end = name + strcspn(name, ":/");
+
+	if (!*name || *end == ':')
+		return false;
+	for (; *name; name++)
+		if ((unsigned char)*name < 0x20 || *name == 0x7f)
+			return false;
+	return true;
+}
+
+/* Replaces what a terminal would obey. For messages; at most `size` bytes. */
+static const char *printable(const char *name, char *buf, size_t size)
+{
+	size_t i;
+
+	for (i = 0; name[i] && i + 1 < size; i++)
+		buf[i] = (unsigned char)name[i] < 0x20 || name[i] == 0x7f ? '?' : name[i];
+	buf[i] = 0;
+	return buf;
+}
+
+static int refuse_name(const char *what, const char *name, const char *option,
+		       struct error **reterr)
+{
+	char buf[256];
+
+	return error_set(reterr, ERROR_BACKING, EACCES,
+			 "%s \"%s\" is not a plain path and is not followed; give -o %s=PATH", what,
+			 printable(name, buf, sizeof(buf)), option);
+}
+
+int coroutine_fn backing_open_data_file(struct image *image, const struct chain *chain,
+					bool writable, struct error **reterr)
+{
+	const char *name = image->header.data_name;
+	enum opener_role role = OPENER_DATA;
+	const struct file *holder = image->file;
+
+	if (!chain->top && chain->options->data_file) {
+		name = chain->options->data_file;
+		role = OPENER_IMAGE;
+		holder = NULL;
+	} else if (chain->probed) {
+		return error_set(
+			reterr, ERROR_BACKING, EACCES,
+			"backing file %s has no recorded format and refers to a data file; record "
+			"its format with qemu-img rebase -u -F",
+			image->path);
+	} else if (!name) {
+		return error_set(reterr, ERROR_BACKING, ENOENT,
+				 "the name of the external data file is not recorded; give -o "
+				 "data_file=PATH");
+	} else if (!backing_name_is_plain(name)) {
+		return refuse_name("data file", name, "data_file", reterr);
+	}
+	return chain->opener->open(chain->opener, role, holder, name, writable,
+				   writable                      ? FILE_LOCK_WRITE
+				   : chain->options->force_share ? FILE_LOCK_SHARED
+								 : FILE_LOCK_READ,
+				   &image->data_file, reterr);
+}
+
+/* Refuses a file that is in the chain already. */
+static int check_loop(const struct chain *chain, const struct file *file, struct error **reterr)
+{
+	if (file->fd < 0)
+		return 0; /* simulated files have no identity; depth bounds them */
+	for (const struct image *layer = chain->top; layer; layer = layer->backing)
+		if (layer->file->dev == file->dev && layer->file->ino == file->ino)
+			return error_set(reterr, ERROR_BACKING, ELOOP,
+					 "backing file %s: the chain of backing files is a loop",
+					 file->name);
+	return 0;
+}
+
+/* Which format the next layer has: as recorded, or by its magic number. */
+static int coroutine_fn find_format(const char *format, struct file *file, bool *ret_raw,
+				    bool *ret_probed, struct error **reterr)
+{
+	uint8_t magic[4] = {0};
+	int ret;
+
+	*ret_probed = false;
+	if (format) {
+		*ret_raw = !strcmp(format, "raw");
+		if (!*ret_raw && strcmp(format, "qcow2") != 0)
+			return error_set(
+				reterr, ERROR_UNSUPPORTED, ENOTSUP,
+				"unsupported feature: backing file %s of a format other than raw "
+				"and qcow2; convert it with qemu-img",
+				file->name);
+		return 0;
+	}
+	ret = file_read(file, 0, magic, sizeof(magic), IO_TAG_HEADER);
+	if (ret)
+		return error_set(reterr, ERROR_BACKING, -ret, "backing file %s: %s", file->name,
+				 strerror(-ret));
+	*ret_raw = be32_get(magic) != QCOW2_MAGIC;
+	*ret_probed = true;
+	return 0;
+}
+
+/* Opens the layer below `image`. *ret_layer is NULL when there is none. */
+static int coroutine_fn open_next(struct image *image, struct chain *chain,
+				  struct image **ret_layer, struct error **reterr)
+{
+	const char *name = image->header.backing_name;
+	const struct file *holder = image->file;
+	enum opener_role role = OPENER_BACKING;
+	struct file *file;
+	bool raw, probed;
+	int ret;
+
+	*ret_layer = NULL;
+	if (image == chain->top && chain->options->backing_file) {
+		name = chain->options->backing_file;
+		role = OPENER_IMAGE;
+		holder = NULL;
+	}
+	if (!name)
+		return 0;
+	if (role == OPENER_BACKING && chain->probed)
+		return error_set(
+			reterr, ERROR_BACKING, EACCES,
+			"backing file %s has no recorded format and refers to a further file; "
+			"record its format with qemu-img rebase -u -F",
+			image->path);
+	if (role == OPENER_BACKING && !backing_name_is_plain(name))
+		return refuse_name("backing file", name, "backing_file", reterr);
+	if (chain->depth >= CHAIN_DEPTH_MAX)
+		return error_set(reterr, ERROR_BACKING, ELOOP,
+				 "backing file %s: the chain has more than %u files", name,
+				 CHAIN_DEPTH_MAX);
+	ret = chain->opener->open(chain->opener, role, holder, name, false,
+				  chain->options->force_share ? FILE_LOCK_SHARED : FILE_LOCK_READ,
+				  &file, reterr);
+	if (ret)
+		return ret;
+	ret = check_loop(chain, file, reterr);
+	if (!ret)
+		ret = find_format(image->header.backing_format, file, &raw, &probed, reterr);
+	if (ret) {
+		file_close(file);
+		return ret;
+	}
+	chain->depth++;
+	chain->probed = probed;
+	if (raw)
+		return layer_create_raw(file, ret_layer, reterr);
+	ret = layer_open(file, chain, false, ret_layer, reterr);
+	if (ret)
+		error_prefix(reterr, "backing file %s", name);
+	return ret;
+}
+
+int coroutine_fn backing_open_chain(struct image *image, struct chain *chain, struct error **reterr)
+{
+	int ret = 0;
+
+	while (image && !image->raw && !ret) {
+		struct image *layer = NULL;
+
+		ret = open_next(image, chain, &layer, reterr);
+		image->backing = layer;
+		image = layer;
+	}
+	return ret;
+}

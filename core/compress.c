@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * compress: see compress.h. The decoders at the head of this file run on worker
+ * threads and touch nothing but their arguments; all else belongs to the reactor.
+ *
+ * A stream counts as good when the cluster is full, whatever input is left: the
+ * length in the descriptor is rounded up to sectors. libdeflate, where the build has
+ * it, goes first because it is more than twice as fast; a stream that it refuses goes
+ * to zlib, whose word is final.
+ */
+#include "core/compress.h"
+
+#include "core/internal.h"
+#include "io/buf.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <zlib.h>
+#ifdef HAVE_LIBDEFLATE
+#include <libdeflate.h>
+#endif
+#ifndef NO_ZSTD
+#include <zstd.h>
+#endif
+
+#define DEFLATE_WINDOW_BITS (-12)
+
+struct inflated {
+	struct inflated *newer, *older;
+	uint64_t descriptor;
+	uint8_t *data;
+	size_t cluster_bytes;
+	bool zstd;
+	bool loading;
+	bool forgotten; /* not to be found again */
+	int err;        /* valid when not loading */
+	int users;
+	struct co_queue waiters;
+};
+
+enum { STATE_RUNNING, STATE_AWAITED, STATE_DONE };
+
+#ifdef HAVE_LIBDEFLATE
+static bool inflate_fast(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+{
+	struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
+	enum libdeflate_result result;
+	size_t used, written;
+
+	if (!d)
+		return false;
+	result = libdeflate_deflate_decompress_ex(d, in, in_bytes, out, out_bytes, &used, &written);
+	libdeflate_free_decompressor(d);
+	return result == LIBDEFLATE_SUCCESS && written == out_bytes;
+}
+#else
+static bool inflate_fast(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+{
+	return false;
+}
+#endif
+
+static int inflate_zlib(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+{
+	z_stream z = {
+		.next_in = (uint8_t *)in,
+		.avail_in = in_bytes,
+		.next_out = out,
+		.avail_out = out_bytes,
+	};
+	int ret;
+
+	if (inflate_fast(in, in_bytes, out, out_bytes))
+		return 0;
+	if (inflateInit2(&z, DEFLATE_WINDOW_BITS) != Z_OK)
+		return -ENOMEM;
+	ret = inflate(&z, Z_FINISH);
+	inflateEnd(&z);
+	if (z.avail_out || (ret != Z_STREAM_END && ret != Z_BUF_ERROR && ret != Z_OK))
+		return ret == Z_MEM_ERROR ? -ENOMEM : -EIO;
+	return 0;
+}
+
+#ifndef NO_ZSTD
+static int inflate_zstd(const uint8_t *in_data, size_t in_bytes, uint8_t *out_data,
+			size_t out_bytes)
+{
+	ZSTD_inBuffer in = {.src = in_data, .size = in_bytes};
+	ZSTD_outBuffer out = {.dst = out_data, .size = out_bytes};
+	ZSTD_DCtx *ctx = ZSTD_createDCtx();
+	int ret = 0;
+
+	if (!ctx)
+		return -ENOMEM;
+	/* A cluster may hold several frames. */
+	while (out.pos < out.size && !ret) {
+		size_t in_before = in.pos, out_before = out.pos;
+		size_t hint = ZSTD_decompressStream(ctx, &out, &in);
+
+		if (ZSTD_isError(hint) || (in.pos == in_before && out.pos == out_before))
+			ret = -EIO;
+	}
+	ZSTD_freeDCtx(ctx);
+	return ret;
+}
+#else
+static int inflate_zstd(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+{
+	return -ENOTSUP;
+}
+#endif
+
+/* The job of a worker thread. */
+static void inflate_job(void *arg)
+{
+	struct inflate_op *op = arg;
+	struct inflated *cluster = op->cluster;
+	const uint8_t *in = (const uint8_t *)op->iov.iov_base + op->in_skip;
+
+	if (cluster->zstd)
+		cluster->err =
+			inflate_zstd(in, op->in_bytes, cluster->data, cluster->cluster_bytes);
+	else
+		cluster->err =
+			inflate_zlib(in, op->in_bytes, cluster->data, cluster->cluster_bytes);
+}
+
+/* Also on the worker's thread: wakes the coroutine only if it waits for this job. */
+static void inflate_job_done(struct worker_job *job)
+{
+	struct inflate_op *op =
+		(struct inflate_op *)((char *)job - offsetof(struct inflate_op, job));
+	struct co *waiter = op->waiter;
+	struct reactor *reactor = co_reactor(waiter);
+
+	if (atomic_exchange(&op->state, STATE_DONE) == STATE_AWAITED)
+		reactor_wake_remote(reactor, &op->wakeup, waiter);
+}
+
+/* ---- the cache ---- */
+
+void inflate_cache_init(struct inflate_cache *cache, unsigned nb_max)
+{
+	*cache = (struct inflate_cache){.nb_max = nb_max};
+}
+
+static void unlink_cluster(struct inflate_cache *cache, struct inflated *cluster)
+{
+	*(cluster->newer ? &cluster->newer->older : &cache->newest) = cluster->older;
+	*(cluster->older ? &cluster->older->newer : &cache->oldest) = cluster->newer;
+	cluster->newer = cluster->older = NULL;
+	cache->nb--;
+}
+
+static void push_newest(struct inflate_cache *cache, struct inflated *cluster)
+{
+	cluster->newer = NULL;
+	cluster->older = cache->newest;
+	*(cache->newest ? &cache->newest->newer : &cache->oldest) = cluster;
+	cache->newest = cluster;
+	cache->nb++;
+}
+
+static void free_cluster(struct inflated *cluster)
+{
+	buf_put(cluster->data, cluster->cluster_bytes);
+	free(cluster);
+}
+
+/* Frees unused clusters, the oldest first, until at most nb_keep are left. */
+static void shrink(struct inflate_cache *cache, unsigned nb_keep)
+{
+	struct inflated *cluster = cache->oldest;
+
+	while (cluster && cache->nb > nb_keep) {
+		struct inflated *newer = cluster->newer;
+
+		if (!cluster->users) {
+			unlink_cluster(cache, cluster);
+			free_cluster(cluster);
+		}
+		cluster = newer;
+	}
+}
+
+void inflate_cache_trim(struct inflate_cache *cache)
+{
+	shrink(cache, 0);
+}
+
+void inflate_cache_finish(struct inflate_cache *cache)
+{
+	shrink(cache, 0);
+	assert(!cache->nb);
+}
+
+void inflate_cache_forget(struct inflate_cache *cache, uint64_t descriptor)
+{
+	for (struct inflated *c = cache->newest; c; c = c->older)
+		if (c->descriptor == descriptor)
+			c->forgotten = true;
+}
+
+/* The cluster, used once more; a new one (to be loaded by the caller) if it is not there. */
+static struct inflated *get_cluster(struct image *image, uint64_t descriptor, bool *ret_new)
+{
+	struct inflate_cache *cache = &image->inflate;
+	struct inflated *cluster = cache->newest;
+
+	while (cluster && (cluster->descriptor != descriptor || cluster->forgotten))
+		cluster = cluster->older;
+	*ret_new = !cluster;
+	if (cluster) {
+		unlink_cluster(cache, cluster);
+	} else {
+		shrink(cache, cache->nb_max ? cache->nb_max - 1 : 0);
+		cluster = calloc(1, sizeof(*cluster));
+		if (!cluster)
+			return NULL;
+		cluster->cluster_bytes = cluster_size(image);
+		cluster->data = buf_get(cluster->cluster_bytes);
+		if (!cluster->data) {
+			free(cluster);
+			return NULL;
+		}
+		cluster->descriptor = descriptor;
+		cluster->zstd = image->info.zstd;
+		cluster->loading = true;
+	}
+	push_newest(cache, cluster);
+	cluster->users++;
+	return cluster;
+}
+
+/* ---- one cluster of a request ---- */
+
+void compress_decode_descriptor(unsigned cluster_bits, uint64_t descriptor, uint64_t *ret_host_off,
+				uint32_t *ret_len_bytes)
+{
+	unsigned offset_bits = 62 - (cluster_bits - 8);
+	uint64_t sectors = (descriptor & ((1ull << 62) - 1)) >> offset_bits;
+
+	*ret_host_off = descriptor & ((1ull << offset_bits) - 1);
+	*ret_len_bytes = (sectors + 1) * 512 - (*ret_host_off & 511);
+}
+
+/* The cluster is there, or is known to be bad: whoever waits for it may go on. */
+static void settle(struct inflate_op *op)
+{
+	struct inflated *cluster = op->cluster;
+
+	cluster->loading = false;
+	if (cluster->err)
+		cluster->forgotten = true;
+	co_queue_wake_all(&cluster->waiters);
+}
+
+int coroutine_fn inflate_begin(struct inflate_op *op, struct image *image, uint64_t descriptor)
+{
+	struct file *file = image->file;
+	uint64_t host_off, start, end;
+	uint32_t len_bytes;
+
+	memset(op, 0, sizeof(*op));
+	op->image = image;
+	op->cluster = get_cluster(image, descriptor, &op->mine);
+	if (!op->cluster)
+		return -ENOMEM;
+	if (!op->mine) {
+		image->stats.nb_inflate_hits++;
+		return 0;
+	}
+	image->stats.nb_inflated++;
+	compress_decode_descriptor(image->cluster_bits, descriptor, &host_off, &len_bytes);
+	start = round_down(host_off, file->align);
+	end = round_up(host_off + len_bytes, file->align);
+	/* No stream needs twice its cluster; what a descriptor claims beyond is not read. */
+	end = min_u64(end, start + BUF_MAX_BYTES);
+	op->in_skip = host_off - start;
+	op->in_bytes = min_u64(len_bytes, end - host_off);
+	op->iov.iov_len = end - start;
+	op->iov.iov_base = buf_get(op->iov.iov_len);
+	if (!op->iov.iov_base) {
+		op->cluster->err = -ENOMEM;
+		settle(op);
+		inflate_end(op);
+		return -ENOMEM;
+	}
+	file_io_start(&op->io, file, IO_READ, start, &op->iov, 1, IO_TAG_DATA);
+	return 0;
+}
+
+void coroutine_fn inflate_decode(struct inflate_op *op)
+{
+	struct worker_pool *workers = reactor_workers(co_reactor(co_self()));
+
+	if (!op->mine)
+		return;
+	op->waiter = co_self();
+	op->cluster->err = file_io_finish(&op->io);
+	if (op->cluster->err || !workers) {
+		if (!op->cluster->err)
+			inflate_job(op);
+		atomic_store(&op->state, STATE_DONE);
+		return;
+	}
+	op->job = (struct worker_job){.fn = inflate_job, .arg = op, .done = inflate_job_done};
+	worker_submit(workers, &op->job);
+}
+
+int coroutine_fn inflate_wait(struct inflate_op *op, const uint8_t **ret_data)
+{
+	struct inflated *cluster = op->cluster;
+	int running = STATE_RUNNING;
+
+	if (op->mine) {
+		if (atomic_compare_exchange_strong(&op->state, &running, STATE_AWAITED))
+			while (atomic_load(&op->state) != STATE_DONE)
+				co_yield ();
+		settle(op);
+	} else {
+		while (cluster->loading)
+			co_queue_wait(&cluster->waiters);
+	}
+	*ret_data = cluster->data;
+	return cluster->err;
+}
+
+void inflate_end(struct inflate_op *op)
+{
+	struct inflate_cache *cache = &op->image->inflate;
+	struct inflated *cluster = op->cluster;
+
+	if (op->mine)
+		buf_put(op->iov.iov_base, op->iov.iov_len);
+	if (--cluster->users)
+		return;
+	if (cluster->forgotten) {
+		unlink_cluster(cache, cluster);
+		free_cluster(cluster);
+	} else {
+		shrink(cache, cache->nb_max);
+	}
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * map: decoding of L1 and L2 entries and the walk down the chain (see map.h).
+ *
+ * When the slices are cached nothing here yields or allocates. Runs of entries that
+ * continue one another are merged within one slice; callers merge across slices.
+ */
+#include "core/map.h"
+
+#include <errno.h>
+
+int coroutine_fn map_read_l1(struct image *image, uint64_t guest_off, uint64_t *ret_l2_off,
+			     bool *ret_copied)
+{
+	uint64_t index = map_l1_index(image, guest_off);
+	uint64_t entry_off = image->l1_table_offset + index * 8;
+	uint64_t slice_off = round_down(entry_off, image->l2_cache.slice_bytes);
+	struct slice *slice;
+	uint64_t entry;
+	int ret;
+
+	*ret_l2_off = 0;
+	*ret_copied = false;
+	if (index >= image->l1_size)
+		return 0;
+	ret = cache_get(&image->l2_cache, slice_off, IO_TAG_L1, &slice);
+	if (ret)
+		return ret;
+	entry = be64_get(slice->data + (entry_off - slice_off));
+	cache_put(&image->l2_cache, slice);
+	if (entry & L1_RESERVED_MASK)
+		return -EIO;
+	if ((entry & L1_OFFSET_MASK) & (cluster_size(image) - 1))
+		return -EIO;
+	*ret_l2_off = entry & L1_OFFSET_MASK;
+	*ret_copied = entry & ENTRY_COPIED;
+	return 0;
+}
+
+/* A host offset for data: aligned, and equal to the guest's in an external data file. */
+static int check_data_off(const struct image *image, uint64_t guest_off, uint64_t host_off)
+{
+	if (host_off & (cluster_size(image) - 1))
+		return -EIO;
+	if (image->data_file != image->file && host_off != guest_off)
+		return -EIO;
+	return 0;
+}
+
+int map_decode_l2(const struct image *image, uint64_t guest_off, uint64_t entry, uint64_t bitmap,
+		  unsigned subcluster, struct l2_meaning *ret)
+{
+	bool external = image->data_file != image->file;
+	uint64_t reserved = L2_STD_RESERVED_MASK;
+	bool alloc, zero;
+
+	*ret = (struct l2_meaning){.kind = EXTENT_UNALLOCATED};
+	if (entry & L2_COMPRESSED) {
+		if (external)
+			return -EIO;
+		ret->kind = EXTENT_COMPRESSED;
+		ret->host_off = entry & ~(ENTRY_COPIED | L2_COMPRESSED);
+		return 0;
+	}
+	if (image->info.extended_l2 || image->info.version < 3)
+		reserved |= L2_ZERO;
+	if (entry & reserved)
+		return -EIO;
+	ret->host_off = entry & L2_OFFSET_MASK;
+	ret->copied = entry & ENTRY_COPIED;
+	/* Offset 0 is the header, except in an external data file, where COPIED tells. */
+	ret->has_host_off = ret->host_off || (external && ret->copied);
+	if (ret->has_host_off && check_data_off(image, guest_off, ret->host_off))
+		return -EIO;
+	if (!image->info.extended_l2) {
+		ret->kind = entry & L2_ZERO     ? EXTENT_ZERO
+			    : ret->has_host_off ? EXTENT_DATA
+						: EXTENT_UNALLOCATED;
+		return 0;
+	}
+	alloc = bitmap >> subcluster & 1;
+	zero = bitmap >> (SUBCLUSTERS_PER_CLUSTER + subcluster) & 1;
+	if ((bitmap >> SUBCLUSTERS_PER_CLUSTER & bitmap & UINT32_MAX) ||
+	    (!ret->has_host_off && (bitmap & UINT32_MAX)))
+		return -EIO;
+	ret->kind = zero ? EXTENT_ZERO : alloc ? EXTENT_DATA : EXTENT_UNALLOCATED;
+	return 0;
+}
+
+/* Does `next`, `distance` bytes further on in the guest, continue `first`? */
+static bool continues(const struct l2_meaning *first, uint64_t first_host,
+		      const struct l2_meaning *next, uint64_t next_host, uint64_t distance)
+{
+	if (first->kind != next->kind || first->kind == EXTENT_COMPRESSED ||
+	    first->has_host_off != next->has_host_off || first->copied != next->copied)
+		return false;
+	return !first->has_host_off || first_host + distance == next_host;
+}
+
+/* Decodes the entry for guest_off from a loaded slice that holds it. */
+static int decode_at(struct image *image, const struct slice *slice, uint64_t guest_off,
+		     struct l2_meaning *ret)
+{
+	uint64_t in_table = map_l2_index(image, guest_off) * image->l2_entry_bytes;
+	const uint8_t *p = slice->data + (in_table & (image->l2_cache.slice_bytes - 1));
+	uint64_t bitmap = image->info.extended_l2 ? be64_get(p + 8) : 0;
+	unsigned subcluster = 0;
+
+	if (image->info.extended_l2)
+		subcluster = (guest_off & (cluster_size(image) - 1)) >> image->subcluster_bits;
+	return map_decode_l2(image, round_down(guest_off, cluster_size(image)), be64_get(p), bitmap,
+			     subcluster, ret);
+}
+
+/* Fills *ret from the slice: from guest_off to `end` (exclusive; within the slice). */
+static int decode_run(struct image *image, const struct slice *slice, uint64_t guest_off,
+		      uint64_t end, struct extent *ret)
+{
+	uint64_t unit = 1ull << image->subcluster_bits;
+	uint64_t mask = cluster_size(image) - 1;
+	struct l2_meaning first, next;
+	uint64_t first_host, pos;
+	int err;
+
+	err = decode_at(image, slice, guest_off, &first);
+	if (err)
+		return err;
+	if (first.kind == EXTENT_COMPRESSED) {
+		end = min_u64(end, (guest_off | mask) + 1);
+		pos = end;
+		first_host = first.host_off;
+	} else {
+		first_host = first.host_off + (guest_off & mask);
+		pos = round_down(guest_off, unit) + unit;
+	}
+	for (; pos < end; pos += unit) {
+		err = decode_at(image, slice, pos, &next);
+		/* A damaged entry further on fails its own request only. */
+		if (err || !continues(&first, first_host, &next, next.host_off + (pos & mask),
+				      pos - guest_off))
+			break;
+	}
+	*ret = (struct extent){
+		.layer = image,
+		.kind = first.kind,
+		.guest_off = guest_off,
+		.len_bytes = min_u64(pos, end) - guest_off,
+		.host_off = first_host,
+		.has_host_off = first.has_host_off,
+		.copied = first.copied,
+	};
+	return 0;
+}
+
+/* A raw layer: data up to the end of the file, whose holes read as zeros anyway. */
+static int coroutine_fn map_raw(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+				struct extent *ret)
+{
+	*ret = (struct extent){
+		.layer = image,
+		.kind = EXTENT_DATA,
+		.guest_off = guest_off,
+		.len_bytes = max_bytes,
+		.host_off = guest_off,
+		.has_host_off = true,
+	};
+	return 0;
+}
+
+int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+			   struct extent *ret_extent)
+{
+	unsigned slice_span_bits;
+	uint64_t l2_off, end, entry_off;
+	struct slice *slice;
+	bool copied;
+	int ret;
+
+	if (image->raw)
+		return map_raw(image, guest_off, max_bytes, ret_extent);
+	ret = map_read_l1(image, guest_off, &l2_off, &copied);
+	if (ret)
+		return ret;
+	if (!l2_off) {
+		uint64_t span = 1ull << (image->cluster_bits + image->l2_bits);
+
+		end = min_u64(guest_off + max_bytes, round_down(guest_off, span) + span);
+		*ret_extent = (struct extent){
+			.layer = image,
+			.kind = EXTENT_UNALLOCATED,
+			.guest_off = guest_off,
+			.len_bytes = end - guest_off,
+		};
+		return 0;
+	}
+	slice_span_bits = image->cluster_bits + __builtin_ctz(image->l2_cache.slice_bytes) -
+			  __builtin_ctz(image->l2_entry_bytes);
+	end = min_u64(guest_off + max_bytes,
+		      round_down(guest_off, 1ull << slice_span_bits) + (1ull << slice_span_bits));
+	entry_off = l2_off + map_l2_index(image, guest_off) * image->l2_entry_bytes;
+	ret = cache_get(&image->l2_cache, round_down(entry_off, image->l2_cache.slice_bytes),
+			IO_TAG_L2, &slice);
+	if (ret)
+		return ret;
+	ret = decode_run(image, slice, guest_off, end, ret_extent);
+	cache_put(&image->l2_cache, slice);
+	/* Below a shared L2 table nothing may be written in place. */
+	if (!ret && !copied)
+		ret_extent->copied = false;
+	return ret;
+}
+
+int coroutine_fn map_chain(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+			   struct extent *ret_extent, unsigned *ret_depth)
+{
+	unsigned depth = 0;
+	int ret;
+
+	for (;;) {
+		ret = map_layer(image, guest_off, max_bytes, ret_extent);
+		if (ret)
+			return ret;
+		max_bytes = ret_extent->len_bytes;
+		if (ret_extent->kind != EXTENT_UNALLOCATED || !image->backing)
+			break;
+		image = image->backing;
+		depth++;
+		if (guest_off >= image->virtual_size) {
+			/* The backing file is shorter than its overlay: zeros. */
+			ret_extent->layer = image;
+			break;
+		}
+		max_bytes = min_u64(max_bytes, image->virtual_size - guest_off);
+	}
+	if (ret_depth)
+		*ret_depth = depth;
+	return 0;
+}
