@@ -13,6 +13,8 @@
 #ifndef QCOW2FS_IO_ENGINE_H
 #define QCOW2FS_IO_ENGINE_H
 
+#include "io/worker.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -24,10 +26,10 @@ struct reactor;
 enum io_op {
 	IO_READ,
 	IO_WRITE,
-	IO_FLUSH,    /* fdatasync */
-	IO_PUNCH,    /* deallocate a range, keep the size; EOPNOTSUPP is possible */
-	IO_ZERO,     /* range reads as zeros afterwards; may extend; EOPNOTSUPP is possible */
-	IO_ALLOC,    /* reserve host space for a range; may extend the file; EOPNOTSUPP is possible */
+	IO_FLUSH, /* fdatasync */
+	IO_PUNCH, /* deallocate a range, keep the size; EOPNOTSUPP is possible */
+	IO_ZERO,  /* range reads as zeros afterwards; may extend; EOPNOTSUPP is possible */
+	IO_ALLOC, /* reserve host space for a range; may extend the file; EOPNOTSUPP is possible */
 	IO_TRUNCATE, /* set the size to host_off */
 };
 
@@ -54,8 +56,11 @@ struct io_req {
 	uint64_t len_bytes;      /* PUNCH, ZERO, ALLOC; for READ and WRITE the sum of iov */
 	const struct iovec *iov; /* stays valid until completion */
 	int nb_iov;
-	int64_t result; /* bytes (READ, WRITE), 0, or -errno */
-	void (*done)(struct io_req *req); /* on the reactor's thread, in the scheduler or inside submit() */
+	int64_t result;                   /* bytes (READ, WRITE), 0, or -errno */
+	void (*done)(struct io_req *req); /* on the reactor's thread, in the scheduler or inside
+					     submit() */
+	struct worker_job job;            /* the engine's, where a worker executes the request */
+	void *priv;                       /* the engine's */
 };
 
 struct engine_ops {

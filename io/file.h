@@ -43,19 +43,20 @@ struct file_stats {
 struct file {
 	struct engine *engine;
 	struct reactor *reactor;
-	int fd;       /* -1 for the simulated disk */
-	int fixed;    /* index of the registered file, or -1; the engine's */
-	void *priv;   /* the engine's */
-	char *name;   /* as opened, for messages */
+	int fd;              /* -1 for the simulated disk */
+	int fixed;           /* index of the registered file, or -1; the engine's */
+	void *priv;          /* the engine's */
+	char *name;          /* as opened, for messages */
 	uint64_t size_bytes; /* of the host file; grows as we write */
 	uint32_t align;      /* power of two >= 1: offsets, lengths and buffers */
 	enum file_path path;
-	uint32_t refused; /* bit per io_op: what the file system refused (READ, WRITE: RWF_NOWAIT) */
+	uint32_t
+		refused; /* bit per io_op: what the file system refused (READ, WRITE: RWF_NOWAIT) */
 	bool writable;
 	bool is_block_device;
 	dev_t dev;
 	ino_t ino;
-	uid_t uid;  /* owner of the file */
+	uid_t uid; /* owner of the file */
 	mode_t mode;
 	struct file_stats stats;
 	struct range_lock blocks; /* writes in flight, when align > 1 */
@@ -80,12 +81,12 @@ struct file_open_params {
 	const char *path;
 	bool writable;
 	enum file_lock lock;
-	bool no_direct; /* cache=writeback: use the host's page cache */
-	bool beneath;   /* refuse what resolves outside dirfd (RESOLVE_BENEATH) */
+	bool no_direct;      /* cache=writeback: use the host's page cache */
+	bool beneath;        /* refuse what resolves outside dirfd (RESOLVE_BENEATH) */
 	bool no_magic_links; /* refuse /proc's magic links: the name stands inside an image */
 };
-int file_open(struct reactor *reactor, const struct file_open_params *params, struct file **ret_file,
-	      struct error **reterr);
+int file_open(struct reactor *reactor, const struct file_open_params *params,
+	      struct file **ret_file, struct error **reterr);
 
 /*
  * Wraps something that is no host file (the simulated disk): the engine's
@@ -104,11 +105,12 @@ int coroutine_fn file_write(struct file *file, uint64_t host_off, const void *bu
 			    enum io_tag tag);
 /* fdatasync: covers every write that had completed when this was called. */
 int coroutine_fn file_flush(struct file *file);
-/* Range reads as zeros or its old contents afterwards (align-rounded inwards). 0 where refused by the file
- * system too (counted in nb_fallbacks): nothing depends on it. */
+/* Range reads as zeros or its old contents afterwards (align-rounded inwards). 0 where refused by
+ * the file system too (counted in nb_fallbacks): nothing depends on it. */
 int coroutine_fn file_punch(struct file *file, uint64_t host_off, uint64_t len_bytes);
 /* Range reads as zeros afterwards: by fallocate, or by writing zeros. */
-int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_bytes, enum io_tag tag);
+int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_bytes,
+			   enum io_tag tag);
 /* Reserves host space (never shrinks, never changes contents); -EOPNOTSUPP is possible. */
 int coroutine_fn file_allocate(struct file *file, uint64_t host_off, uint64_t len_bytes);
 int coroutine_fn file_truncate(struct file *file, uint64_t size_bytes);

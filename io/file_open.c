@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * file_open: makes and ends struct file. The steps of opening are in file_resolve.c
+ * (the name), file_lock.c (the lock bytes, before anything is read) and file_probe.c
+ * (how to access it).
+ */
+#include "io/file_open.h"
+
+#include "io/file_lock.h"
+#include "io/reactor.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int create_file(struct reactor *reactor, const char *name, bool writable,
+		       struct file **ret_file)
+{
+	struct file *file = calloc(1, sizeof(*file));
+
+	if (!file)
+		return -ENOMEM;
+	file->name = strdup(name);
+	if (!file->name) {
+		free(file);
+		return -ENOMEM;
+	}
+	file->reactor = reactor;
+	file->engine = reactor_engine(reactor);
+	file->fd = file->fixed = -1;
+	file->align = 1;
+	file->writable = writable;
+	*ret_file = file;
+	return 0;
+}
+
+static void destroy_file(struct file *file)
+{
+	if (file->fd >= 0) {
+		file_lock_drop(file->fd);
+		close(file->fd);
+	}
+	free(file->name);
+	free(file);
+}
+
+static int read_facts(struct file *file)
+{
+	struct stat st;
+
+	if (fstat(file->fd, &st) < 0)
+		return -errno;
+	file->is_block_device = S_ISBLK(st.st_mode);
+	file->dev = file->is_block_device ? st.st_rdev : st.st_dev;
+	file->ino = file->is_block_device ? 0 : st.st_ino;
+	file->uid = st.st_uid;
+	file->mode = st.st_mode;
+	file->size_bytes = (uint64_t)st.st_size;
+	if (file->is_block_device && ioctl(file->fd, BLKGETSIZE64, &file->size_bytes) < 0)
+		return -errno;
+	return 0;
+}
+
+static int set_open_error(int ret, struct error **reterr)
+{
+	if (ret == -ENOTSUP)
+		return error_set(reterr, ERROR_OPEN, ENOTSUP,
+				 "neither a regular file nor a block device");
+	return error_set(reterr, ret == -ENOMEM ? ERROR_SYSTEM : ERROR_OPEN, -ret, "%s",
+			 strerror(-ret));
+}
+
+int file_open(struct reactor *reactor, const struct file_open_params *params,
+	      struct file **ret_file, struct error **reterr)
+{
+	struct file *file;
+	int ret = create_file(reactor, params->path, params->writable, &file);
+
+	if (ret < 0)
+		return set_open_error(ret, reterr);
+	ret = file_resolve(params);
+	if (ret < 0) {
+		set_open_error(ret, reterr);
+		goto fail;
+	}
+	file->fd = ret;
+	ret = file_lock_take(file->fd, params->lock, reterr);
+	if (ret < 0)
+		goto fail;
+	ret = read_facts(file);
+	if (!ret) {
+		file_probe(file, params->no_direct);
+		ret = file->engine->ops->add_file(file->engine, file);
+	}
+	if (ret < 0) {
+		set_open_error(ret, reterr);
+		goto fail;
+	}
+	*ret_file = file;
+	return 0;
+fail:
+	destroy_file(file);
+	return ret;
+}
+
+int file_create_virtual(struct reactor *reactor, const char *name, void *priv, uint64_t size_bytes,
+			uint32_t align, bool writable, struct file **ret_file)
+{
+	struct file *file;
+	int ret = create_file(reactor, name, writable, &file);
+
+	if (ret < 0)
+		return ret;
+	file->priv = priv;
+	file->size_bytes = size_bytes;
+	file->align = align;
+	file->path = FILE_DIRECT;
+	ret = file->engine->ops->add_file(file->engine, file);
+	if (ret < 0) {
+		destroy_file(file);
+		return ret;
+	}
+	*ret_file = file;
+	return 0;
+}
+
+void file_close(struct file *file)
+{
+	if (!file)
+		return;
+	file->engine->ops->remove_file(file->engine, file);
+	destroy_file(file);
+}
+
+uint64_t file_host_sectors(const struct file *file)
+{
+	struct stat st;
+
+	if (file->fd < 0 || file->is_block_device)
+		return file->size_bytes / 512;
+	return fstat(file->fd, &st) == 0 ? (uint64_t)st.st_blocks : 0;
+}
