@@ -88,7 +88,7 @@ obj        = $(patsubst %,$(B)/%.o,$(basename $(1)))
 LIBS      := $(B)/libcore.a $(B)/libio.a
 UNITS     := $(patsubst %.c,$(B)/%,$(UNIT_SRC))
 IT_PROGS  := $(patsubst %.c,$(B)/%,$(IT_SRC))
-SIM       := $(if $(SIM_SRC),$(B)/test/sim/sim)
+SIM       := $(if $(filter test/sim/main.c,$(SIM_SRC)),$(B)/test/sim/sim)
 
 # ---- programs ----
 
@@ -97,25 +97,36 @@ all: $(B)/qcow2fs
 
 $(B)/libio.a: $(call obj,$(IO_SRC))
 $(B)/libcore.a: $(call obj,$(CORE_SRC))
+$(B)/libserver.a: $(call obj,$(filter-out fuse/main.c,$(FUSE_SRC)))
+$(B)/libsim.a: $(call obj,$(filter-out test/sim/main.c,$(SIM_SRC)))
 $(B)/%.a:
 	$(call say,AR)
 	$(Q)rm -f $@ && $(AR) rcsD $@ $^
 
+# Archives in any order, and several passes over them.
+link       = $(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) \
+             -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(1)
+
 $(B)/qcow2fs: $(call obj,$(FUSE_SRC)) $(LIBS)
 	$(call say,LINK)
-	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(PKG_LIBS)
+	$(call link,$(PKG_LIBS))
 
-$(B)/test/sim/sim: $(call obj,$(SIM_SRC)) $(LIBS)
+$(B)/test/sim/sim: $(B)/test/sim/main.o $(B)/libsim.a $(LIBS)
 	$(call say,LINK)
-	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(CORE_LIBS)
+	$(call link,$(CORE_LIBS))
 
 $(B)/test/unit/test_%: $(B)/test/unit/test_%.o $(LIBS)
 	$(call say,LINK)
-	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(CORE_LIBS) -lcmocka
+	$(call link,$(PKG_LIBS) -lcmocka)
+
+# Tests that include a header of the server, or of the simulated disk, link with it.
+including  = $(patsubst %.c,$(B)/%,$(if $(UNIT_SRC),$(shell grep -l '^#include "$(1)' $(UNIT_SRC))))
+$(call including,fuse/): $(B)/libserver.a
+$(call including,test/sim/): $(B)/libsim.a
 
 $(B)/test/it/%: $(B)/test/it/%.o
 	$(call say,LINK)
-	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^
+	$(call link,)
 
 # Compiled again whenever the compiler or a flag changes.
 $(B)/%.o: %.c $(B)/.flags

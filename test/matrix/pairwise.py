@@ -91,6 +91,17 @@ def check_coverage(legal_cells, chosen):
     assert all(legal(cell) for cell in chosen)
 
 
+def pairs(all_cells):
+    """The first cells that together cover all pairs: where the greedy choice of pairs ended."""
+    missing = {key for cell in all_cells for key in tuples_of(cell, 2)}
+    picked = []
+    for cell in all_cells:
+        if missing.intersection(tuples_of(cell, 2)):
+            picked.append(cell)
+            missing.difference_update(tuples_of(cell, 2))
+    return picked
+
+
 def subset(all_cells, size):
     """Fewer cells, spread such that each value of each parameter still occurs."""
     missing = {item for cell in all_cells for item in cell.items()}
