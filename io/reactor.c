@@ -293,7 +293,11 @@ static uint64_t idle_ns(const struct reactor *reactor)
 	if (!reactor->timers)
 		return UINT64_MAX;
 	uint64_t now_ns = read_clock(reactor); /* the coroutines took their time */
-	return reactor->timers->due_ns > now_ns ? reactor->timers->due_ns - now_ns : 0;
+	if (reactor->timers->due_ns <= now_ns)
+		return 0;
+	/* Three centuries are for ever: no engine shall overflow when it adds its own clock. */
+	uint64_t left_ns = reactor->timers->due_ns - now_ns;
+	return left_ns > INT64_MAX ? UINT64_MAX : left_ns;
 }
 
 /* The end of a loop: `arg` belongs to the caller of run_loop(). */
