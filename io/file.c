@@ -10,9 +10,10 @@
  *     is in flight (where align > 1): shared when it carries whole blocks of the
  *     caller's, exclusive from the read to the write of a read-modify-write. So no
  *     read-modify-write puts old bytes over a neighbour's new ones.
- *  F3 A hold ends with the I/O that it covers (io_done()), never with a later step
- *     of the caller, and whoever waits for a hold has none. So no cycle can form,
- *     however many requests a coroutine has started.
+ *  F3 A shared hold ends with the I/O that it covers, in io_done(); an exclusive one
+ *     within write_chunk(), which waits for I/O alone. So whoever waits for a hold
+ *     waits for I/O, never for a later step of a caller, and no cycle can form, however
+ *     many requests a coroutine has started.
  *  F4 A write inside the file leaves its size alone. A write that ends beyond it and
  *     not on a block boundary leaves up to align - 1 zero bytes behind its end: a
  *     qcow2 file does not mind, and reading beyond the end gives zeros anyway.

@@ -50,14 +50,14 @@ struct file {
 	uint64_t size_bytes; /* of the host file; grows as we write */
 	uint32_t align;      /* power of two >= 1: offsets, lengths and buffers */
 	enum file_path path;
-	uint32_t
-		refused; /* bit per io_op: what the file system refused (READ, WRITE: RWF_NOWAIT) */
+	uint32_t refused; /* bit per io_op: refused by the file system (READ, WRITE: RWF_NOWAIT) */
 	bool writable;
 	bool is_block_device;
 	dev_t dev;
 	ino_t ino;
 	uid_t uid; /* owner of the file */
 	mode_t mode;
+	const struct file *named_by; /* in which this one's name stands, or NULL; the opener's */
 	struct file_stats stats;
 	struct range_lock blocks; /* writes in flight, when align > 1 */
 };

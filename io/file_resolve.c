@@ -22,6 +22,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define MAX_TRIES 128
+
 static int open_at(int dirfd, const char *path, int flags)
 {
 	int fd;
@@ -39,11 +41,13 @@ static int open_restricted(const struct file_open_params *params, int flags)
 		.flags = (uint64_t)flags,
 		.resolve = RESOLVE_NO_MAGICLINKS | (params->beneath ? RESOLVE_BENEATH : 0),
 	};
+	unsigned nb_tries = 0;
 	long fd;
 
+	/* EAGAIN: something was renamed meanwhile, perhaps by somebody who never stops. */
 	do
 		fd = syscall(SYS_openat2, params->dirfd, params->path, &how, sizeof(how));
-	while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+	while (fd < 0 && (errno == EINTR || errno == EAGAIN) && ++nb_tries < MAX_TRIES);
 	return fd < 0 ? -errno : (int)fd;
 }
 

@@ -57,8 +57,7 @@ static char *join(const char *directory, const char *path)
 	return joined;
 }
 
-/* The rest of `path` below `directory` (both absolute), NULL if it is not below as it is written.
- */
+/* What of `path` is below `directory` (both absolute), NULL if it is not, as it is written. */
 static const char *strip_directory(const char *path, const char *directory)
 {
 	size_t len = strlen(directory);
@@ -88,6 +87,13 @@ static const char *name_beneath(const char *path, const char *directory)
 	return rest;
 }
 
+static bool is_file(const struct file *file, const struct stat *st)
+{
+	if (file->is_block_device)
+		return S_ISBLK(st->st_mode) && st->st_rdev == file->dev;
+	return st->st_dev == file->dev && st->st_ino == file->ino;
+}
+
 /* A descriptor of the directory, in which the holder's name still leads to the holder. */
 static int open_directory(const struct file *holder, const char *directory)
 {
@@ -95,109 +101,136 @@ static int open_directory(const struct file *holder, const char *directory)
 	const char *base = slash ? slash + 1 : holder->name;
 	int fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	struct stat st;
-	bool same;
 
 	if (fd < 0)
 		return -errno;
-	same = fstatat(fd, base, &st, 0) == 0 &&
-	       (holder->is_block_device ? S_ISBLK(st.st_mode) && st.st_rdev == holder->dev
-					: st.st_dev == holder->dev && st.st_ino == holder->ino);
-	if (!same) {
+	if (fstatat(fd, base, &st, 0) < 0 || !is_file(holder, &st)) {
 		close(fd);
 		return -ESTALE;
 	}
 	return fd;
 }
 
-/* Puts the file's name and the way out around an error of file_open(). */
-static int set_role_error(const struct role_words *words, const char *path, int ret,
-			  struct error *cause, struct error **reterr)
+/* A name on its way from inside `holder` to a file. */
+struct named {
+	const struct host_opener *host;
+	enum opener_role role;
+	const struct file *holder;
+	const char *path; /* as it stands there */
+	struct file_open_params params;
+};
+
+static bool confined(const struct named *named)
 {
-	if (cause && cause->class == ERROR_LOCKED)
-		error_set(reterr, ERROR_LOCKED, -ret, "%s %s: %s", words->what, path, cause->msg);
-	else
-		error_set(reterr, ERROR_BACKING, -ret, "%s %s: %s; give -o %s=PATH", words->what,
-			  path, cause ? cause->msg : strerror(-ret), words->option);
+	uid_t owner = named->holder->uid;
+
+	switch (named->host->policy) {
+	case NAMES_BENEATH:
+		return true;
+	case NAMES_AUTO:
+		return named->role == OPENER_DATA || (owner != geteuid() && owner != getuid());
+	default:
+		return named->role == OPENER_DATA;
+	}
+}
+
+static int set_outside_error(const struct named *named, struct error **reterr)
+{
+	bool foreign = named->host->policy == NAMES_AUTO;
+
+	if (named->role == OPENER_DATA)
+		return error_set(reterr, ERROR_BACKING, EXDEV,
+				 "data file %s is outside the image's directory; give "
+				 "-o data_file=PATH",
+				 named->path);
+	return error_set(reterr, ERROR_BACKING, EXDEV,
+			 "backing file %s is outside the image's directory%s; give -o backing=any, "
+			 "or -o backing_file=PATH",
+			 named->path, foreign ? " and the image belongs to somebody else" : "");
+}
+
+/*
+ * Whether the name leads to a file that it stands in, or that led to it. Such a loop
+ * meets our own lock first, and must not be blamed on another program.
+ */
+static bool is_loop(const struct named *named)
+{
+	const struct file *file = named->holder;
+	struct stat st;
+
+	if (fstatat(named->params.dirfd, named->params.path, &st, 0) < 0)
+		return false;
+	while (file && !is_file(file, &st))
+		file = file->named_by;
+	return file;
+}
+
+/* Puts the name and the way out around what file_open() says. */
+static int set_named_error(const struct named *named, int ret, const struct error *cause,
+			   struct error **reterr)
+{
+	const char *what = role_words[named->role].what, *option = role_words[named->role].option;
+	bool locked = cause && cause->class == ERROR_LOCKED;
+
+	if (ret == -EXDEV)
+		return set_outside_error(named, reterr);
+	if (locked && is_loop(named))
+		return error_set(reterr, ERROR_BACKING, ELOOP,
+				 "%s %s: the chain of backing files is a loop", what, named->path);
+	if (locked)
+		return error_set(reterr, ERROR_LOCKED, -ret, "%s %s: %s", what, named->path,
+				 cause->msg);
+	return error_set(reterr, ERROR_BACKING, -ret, "%s %s: %s; give -o %s=PATH", what,
+			 named->path, cause ? cause->msg : strerror(-ret), option);
+}
+
+static int open_params(const struct named *named, struct file **ret_file, struct error **reterr)
+{
+	struct error *cause = NULL;
+	int ret = file_open(named->host->reactor, &named->params, ret_file, &cause);
+
+	if (ret < 0)
+		set_named_error(named, ret, cause, reterr);
 	error_free(cause);
 	return ret;
 }
 
-static bool callers_own(const struct file *holder)
+static int open_beneath(struct named *named, const char *directory, struct file **ret_file,
+			struct error **reterr)
 {
-	return holder->uid == geteuid() || holder->uid == getuid();
+	int dirfd, ret;
+
+	named->params.path = name_beneath(named->path, directory);
+	if (!named->params.path)
+		return set_outside_error(named, reterr);
+	dirfd = open_directory(named->holder, directory);
+	if (dirfd < 0)
+		return set_named_error(named, dirfd, NULL, reterr);
+	named->params.beneath = true;
+	named->params.dirfd = dirfd;
+	ret = open_params(named, ret_file, reterr);
+	close(dirfd);
+	return ret;
 }
 
-static bool confined(const struct host_opener *host, enum opener_role role,
-		     const struct file *holder)
+static int open_named(struct named *named, struct file **ret_file, struct error **reterr)
 {
-	return role == OPENER_DATA || host->policy == NAMES_BENEATH ||
-	       (host->policy == NAMES_AUTO && !callers_own(holder));
-}
-
-static int set_outside_error(const struct host_opener *host, enum opener_role role,
-			     const char *path, struct error **reterr)
-{
-	if (role == OPENER_DATA)
-		return error_set(reterr, ERROR_BACKING, EXDEV,
-				 "data file %s is outside the image's directory; give "
-				 "-o data_file=PATH",
-				 path);
-	return error_set(
-		reterr, ERROR_BACKING, EXDEV,
-		"backing file %s is outside the image's directory%s; give -o backing=any, "
-		"or -o backing_file=PATH",
-		path, host->policy == NAMES_AUTO ? " and the image belongs to somebody else" : "");
-}
-
-/* Opens a name of `holder` beneath its directory only. */
-static int open_beneath(struct host_opener *host, enum opener_role role, const struct file *holder,
-			const char *path, const char *directory, struct file_open_params *params,
-			struct file **ret_file, struct error **reterr)
-{
-	struct error *cause = NULL;
+	char *directory = directory_of(named->holder->name);
+	char *joined = directory ? join(directory, named->path) : NULL;
 	int ret;
 
-	params->path = name_beneath(path, directory);
-	if (!params->path)
-		return set_outside_error(host, role, path, reterr);
-	params->beneath = true;
-	params->dirfd = ret = open_directory(holder, directory);
-	if (ret >= 0) {
-		ret = file_open(host->reactor, params, ret_file, &cause);
-		close(params->dirfd);
-	}
-	if (ret == -EXDEV) {
-		error_free(cause);
-		return set_outside_error(host, role, path, reterr);
-	}
-	return ret < 0 ? set_role_error(&role_words[role], path, ret, cause, reterr) : 0;
-}
-
-/* Opens a name that stands inside `holder`. */
-static int open_named(struct host_opener *host, enum opener_role role, const struct file *holder,
-		      const char *path, struct file_open_params *params, struct file **ret_file,
-		      struct error **reterr)
-{
-	const struct role_words *words = &role_words[role];
-	struct error *cause = NULL;
-	char *directory = directory_of(holder->name);
-	char *joined = directory ? join(directory, path) : NULL;
-	int ret = -ENOMEM;
-
-	if (!joined) {
-		set_role_error(words, path, ret, NULL, reterr);
-	} else if (confined(host, role, holder)) {
-		ret = open_beneath(host, role, holder, path, directory, params, ret_file, reterr);
-	} else {
-		params->path = joined;
-		ret = file_open(host->reactor, params, ret_file, &cause);
-		if (ret < 0)
-			set_role_error(words, path, ret, cause, reterr);
-	}
+	named->params.path = joined;
+	if (!joined)
+		ret = set_named_error(named, -ENOMEM, NULL, reterr);
+	else if (confined(named))
+		ret = open_beneath(named, directory, ret_file, reterr);
+	else
+		ret = open_params(named, ret_file, reterr);
 	if (ret == 0) {
 		/* Names in this file are relative to where it is, not to what was written. */
 		free((*ret_file)->name);
 		(*ret_file)->name = joined;
+		(*ret_file)->named_by = named->holder;
 		joined = NULL;
 	}
 	free(joined);
@@ -210,23 +243,30 @@ static int host_open(struct opener *opener, enum opener_role role, const struct 
 		     struct error **reterr)
 {
 	struct host_opener *host = (struct host_opener *)opener;
-	struct file_open_params params = {
-		.dirfd = AT_FDCWD,
+	struct named named = {
+		.host = host,
+		.role = role,
+		.holder = holder,
 		.path = path,
-		.writable = writable,
-		.lock = lock,
-		.no_direct = host->no_direct,
-		.no_magic_links = role != OPENER_IMAGE,
+		.params =
+			{
+				.dirfd = AT_FDCWD,
+				.path = path,
+				.writable = writable,
+				.lock = lock,
+				.no_direct = host->no_direct,
+				.no_magic_links = role != OPENER_IMAGE,
+			},
 	};
 
 	if (role == OPENER_IMAGE)
-		return file_open(host->reactor, &params, ret_file, reterr);
+		return file_open(host->reactor, &named.params, ret_file, reterr);
 	assert(holder);
 	if (host->policy == NAMES_NONE)
 		return error_set(reterr, ERROR_BACKING, EPERM,
 				 "%s %s is not followed with -o backing=none; give -o %s=PATH",
 				 role_words[role].what, path, role_words[role].option);
-	return open_named(host, role, holder, path, &params, ret_file, reterr);
+	return open_named(&named, ret_file, reterr);
 }
 
 void host_opener_init(struct host_opener *host, struct reactor *reactor, enum names_policy policy,
