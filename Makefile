@@ -124,9 +124,9 @@ including  = $(patsubst %.c,$(B)/%,$(if $(UNIT_SRC),$(shell grep -l '^#include "
 $(call including,fuse/): $(B)/libserver.a
 $(call including,test/sim/): $(B)/libsim.a
 
-$(B)/test/it/%: $(B)/test/it/%.o
+$(B)/test/it/%: $(B)/test/it/%.o $(LIBS)
 	$(call say,LINK)
-	$(call link,)
+	$(call link,$(CORE_LIBS))
 
 # Compiled again whenever the compiler or a flag changes.
 $(B)/%.o: %.c $(B)/.flags
