@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * daemon: see daemon.h.
+ */
+#include "fuse/daemon.h"
+
+#include "fuse/log.h"
+#include "fuse/options.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The parent: the status that the child reports, or what became of it. */
+static int await_status(int fd, pid_t child)
+{
+	int status, wait_status;
+	ssize_t res;
+
+	do
+		res = read(fd, &status, sizeof(status));
+	while (res < 0 && errno == EINTR);
+	if (res == sizeof(status))
+		return status;
+	if (waitpid(child, &wait_status, 0) == child && WIFSIGNALED(wait_status))
+		log_error("the server was killed by signal %d (%s)", WTERMSIG(wait_status),
+			  strsignal(WTERMSIG(wait_status)));
+	else
+		log_error("the server ended before it was ready");
+	return EXIT_MOUNT;
+}
+
+int daemon_begin(struct daemon *daemon, bool foreground, int ready_fd, const char *pidfile)
+{
+	int fds[2];
+	pid_t pid;
+
+	*daemon = (struct daemon){.status_fd = -1, .ready_fd = ready_fd, .pidfile = pidfile};
+	if (ready_fd >= 0 && fcntl(ready_fd, F_SETFD, FD_CLOEXEC) < 0)
+		return -errno;
+	if (foreground)
+		return 0;
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -errno;
+	pid = fork();
+	if (pid < 0) {
+		int res = -errno;
+
+		close(fds[0]);
+		close(fds[1]);
+		return res;
+	}
+	if (pid > 0) {
+		close(fds[1]);
+		_exit(await_status(fds[0], pid));
+	}
+	close(fds[0]);
+	setsid();
+	daemon->status_fd = fds[1];
+	return 0;
+}
+
+static void tell_status(struct daemon *daemon, int status)
+{
+	ssize_t res;
+
+	if (daemon->status_fd < 0)
+		return;
+	do
+		res = write(daemon->status_fd, &status, sizeof(status));
+	while (res < 0 && errno == EINTR);
+	close(daemon->status_fd);
+	daemon->status_fd = -1;
+}
+
+static int write_pidfile(struct daemon *daemon)
+{
+	FILE *file = fopen(daemon->pidfile, "we");
+
+	if (!file)
+		return -errno;
+	fprintf(file, "%ld\n", (long)getpid());
+	daemon->has_pidfile = true;
+	return fclose(file) ? -errno : 0;
+}
+
+static void close_streams(void)
+{
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	fflush(stdout);
+	for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++)
+		dup2(fd, stream);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
+int daemon_ready(struct daemon *daemon)
+{
+	bool background = daemon->status_fd >= 0;
+	char *absolute = NULL;
+	int res;
+
+	if (daemon->pidfile) {
+		res = write_pidfile(daemon);
+		if (res < 0)
+			return res;
+		/* It is removed after the working directory has changed. */
+		absolute = realpath(daemon->pidfile, NULL);
+		if (absolute)
+			daemon->pidfile = absolute;
+	}
+	if (background && chdir("/") < 0)
+		return -errno;
+	if (background) {
+		close_streams();
+		log_detach();
+	}
+	if (daemon->ready_fd >= 0) {
+		if (write(daemon->ready_fd, "\n", 1) < 0)
+			log_warning("cannot write to --ready-fd: %s", strerror(errno));
+		close(daemon->ready_fd);
+		daemon->ready_fd = -1;
+	}
+	daemon_notify("READY=1");
+	tell_status(daemon, EXIT_OK);
+	return 0;
+}
+
+void daemon_end(struct daemon *daemon, int status)
+{
+	if (daemon->has_pidfile)
+		unlink(daemon->pidfile);
+	tell_status(daemon, status);
+	log_close();
+	exit(status);
+}
+
+void daemon_notify(const char *message)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t len;
+	int fd;
+
+	if (!path || !path[0] || strlen(path) >= sizeof(address.sun_path))
+		return;
+	strcpy(address.sun_path, path);
+	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (path[0] == '@')
+		address.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (sendto(fd, message, strlen(message), MSG_NOSIGNAL, (struct sockaddr *)&address, len) <
+	    0)
+		log_warning("cannot notify the service manager: %s", strerror(errno));
+	close(fd);
+}

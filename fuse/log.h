@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * log: where messages go: to standard error while a person waits, afterwards to
+ * syslog or to the file of --log-file. Every message is one line. [any thread]
+ */
+#ifndef QCOW2FS_FUSE_LOG_H
+#define QCOW2FS_FUSE_LOG_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum log_level {
+	LOG_LEVEL_ERROR,
+	LOG_LEVEL_WARNING,
+	LOG_LEVEL_INFO,
+};
+
+/*
+ * Opens what will be logged to after log_detach(): the file, or syslog when path is
+ * NULL. Returns 0 or -errno. With `quiet`, warnings to standard error are dropped.
+ */
+int log_open(const char *path, bool quiet);
+/* From now on to the file or to syslog instead of standard error. */
+void log_detach(void);
+void log_close(void);
+
+void log_print(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#define log_error(...) log_print(LOG_LEVEL_ERROR, __VA_ARGS__)
+#define log_warning(...) log_print(LOG_LEVEL_WARNING, __VA_ARGS__)
+#define log_info(...) log_print(LOG_LEVEL_INFO, __VA_ARGS__)
+
+/* Lets LOG_BURST messages through in every LOG_PERIOD_S and counts the others. */
+#define LOG_BURST 10u
+#define LOG_PERIOD_S 10u
+struct log_limit {
+	_Atomic int64_t period; /* number of the period that `used` is about */
+	_Atomic unsigned used, dropped;
+};
+/* May a message be printed now? *ret_dropped: how many were not since the last one. */
+bool log_limit_pass(struct log_limit *limit, unsigned *ret_dropped);
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * qcow2fs: shows qcow2 images as raw disks.
+ */
+#include "fuse/log.h"
+#include "fuse/options.h"
+#include "fuse/session.h"
+#include "fuse/unmount.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	char *message;
+	int res = options_parse(&options, argc, argv, &message);
+
+	if (res < 0) {
+		log_error("%s", message ? message : strerror(-res));
+		fprintf(stderr, "Try 'qcow2fs --help'.\n");
+		free(message);
+		options_finish(&options);
+		return res == -ENOMEM ? EXIT_SYSTEM : EXIT_USAGE;
+	}
+	switch (options.action) {
+	case ACTION_HELP:
+		fputs(options_help(), stdout);
+		break;
+	case ACTION_VERSION:
+		printf("qcow2fs %s\n", QCOW2FS_VERSION);
+		break;
+	case ACTION_MOUNT:
+		session_run(&options);
+	case ACTION_UNMOUNT:
+		res = mountpoint_detach(options.mountpoint, options.lazy);
+		if (res < 0)
+			log_error("%s: %s", options.mountpoint, strerror(-res));
+		options_finish(&options);
+		return res == 0 ? EXIT_OK : res == -EBUSY ? EXIT_BUSY : EXIT_SYSTEM;
+	case ACTION_NOTHING:
+		break;
+	}
+	options_finish(&options);
+	return EXIT_OK;
+}

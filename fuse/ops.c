@@ -1,0 +1,495 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * ops: the pool, the dispatch, and the requests that need no image: names,
+ * attributes, opens. See ops.h.
+ */
+#include "fuse/ops.h"
+
+#include "fuse/ops_int.h"
+#include "io/buf.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/statvfs.h>
+
+/* Names never change; attributes of a writable file do, by background work too (st_blocks). */
+#define FOREVER_S (24u * 3600u)
+#define ATTR_TIMEOUT_S 1u
+
+#define NB_POOLED_REQUESTS 256u
+
+/* ---- the pool ---- */
+
+struct request *request_get(struct ops *ops)
+{
+	struct request *request;
+
+	pthread_mutex_lock(&ops->pool_mutex);
+	request = ops->free_requests;
+	if (request)
+		ops->free_requests = request->next;
+	pthread_mutex_unlock(&ops->pool_mutex);
+	if (!request)
+		request = malloc(sizeof(*request));
+	if (!request)
+		return NULL;
+	memset(request, 0, offsetof(struct request, name));
+	memset(&request->setattr_valid, 0,
+	       sizeof(*request) - offsetof(struct request, setattr_valid));
+	request->ops = ops;
+	return request;
+}
+
+static void request_put(struct request *request)
+{
+	struct ops *ops = request->ops;
+
+	buf_put(request->buf, request->buf_bytes);
+	pthread_mutex_lock(&ops->pool_mutex);
+	request->next = ops->free_requests;
+	ops->free_requests = request;
+	pthread_mutex_unlock(&ops->pool_mutex);
+	atomic_fetch_sub(&ops->nb_active, 1);
+}
+
+void request_reply(struct request *request, int error, const struct iovec *iov, int nb_iov)
+{
+	request->transport->reply(request, error, iov, nb_iov);
+	request_put(request);
+}
+
+void request_reply_buf(struct request *request, const void *buf, size_t len_bytes)
+{
+	struct iovec iov = {.iov_base = (void *)buf, .iov_len = len_bytes};
+
+	request_reply(request, 0, &iov, 1);
+}
+
+/* ---- attributes ---- */
+
+static void fill_attr(const struct node *node, struct fuse_attr *ret_attr)
+{
+	uint64_t host_sectors = node->image ? image_host_sectors(node->image) : 0;
+	struct stat st;
+
+	node_stat(node, host_sectors, &st);
+	*ret_attr = (struct fuse_attr){
+		.ino = st.st_ino,
+		.size = (uint64_t)st.st_size,
+		.blocks = (uint64_t)st.st_blocks,
+		.atime = (uint64_t)st.st_atim.tv_sec,
+		.mtime = (uint64_t)st.st_mtim.tv_sec,
+		.ctime = (uint64_t)st.st_ctim.tv_sec,
+		.atimensec = (uint32_t)st.st_atim.tv_nsec,
+		.mtimensec = (uint32_t)st.st_mtim.tv_nsec,
+		.ctimensec = (uint32_t)st.st_ctim.tv_nsec,
+		.mode = st.st_mode,
+		.nlink = (uint32_t)st.st_nlink,
+		.uid = st.st_uid,
+		.gid = st.st_gid,
+		.blksize = (uint32_t)st.st_blksize,
+	};
+}
+
+static uint64_t attr_timeout_s(const struct node *node)
+{
+	return node->writable ? ATTR_TIMEOUT_S : FOREVER_S;
+}
+
+static void fill_entry(const struct node *node, struct fuse_entry_out *ret_entry)
+{
+	*ret_entry = (struct fuse_entry_out){
+		.nodeid = node->ino,
+		.entry_valid = FOREVER_S,
+		.attr_valid = attr_timeout_s(node),
+	};
+	fill_attr(node, &ret_entry->attr);
+}
+
+void reply_attr(struct request *request)
+{
+	struct fuse_attr_out out = {.attr_valid = attr_timeout_s(request->node)};
+
+	fill_attr(request->node, &out.attr);
+	request_reply_buf(request, &out, sizeof(out));
+}
+
+static int64_t wanted_time(struct timespec time, bool now)
+{
+	if (now)
+		clock_gettime(CLOCK_REALTIME, &time);
+	return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+/*
+ * Owner, permissions and times live as long as the mount, as those of a device
+ * node do: cp -p and rsync succeed, and nothing of it belongs into the image.
+ */
+static void set_attributes(struct request *request)
+{
+	struct node *node = request->node;
+	const struct stat *attr = &request->attr;
+	uint32_t valid = request->setattr_valid;
+
+	if (valid & FATTR_MODE)
+		node->mode = attr->st_mode & 0777;
+	if (valid & FATTR_UID)
+		node->uid = attr->st_uid;
+	if (valid & FATTR_GID)
+		node->gid = attr->st_gid;
+	if (valid & FATTR_ATIME)
+		node->atime_ns = wanted_time(attr->st_atim, valid & FATTR_ATIME_NOW);
+	if (valid & FATTR_MTIME)
+		node->mtime_ns = wanted_time(attr->st_mtim, valid & FATTR_MTIME_NOW);
+	node->ctime_ns = wanted_time(attr->st_ctim, true);
+	reply_attr(request);
+}
+
+/* ---- names ---- */
+
+static void handle_lookup(struct request *request)
+{
+	struct node *node = tree_lookup(request->ops->params.tree, request->node, request->name);
+	struct fuse_entry_out out;
+
+	if (node) {
+		fill_entry(node, &out);
+	} else {
+		/* Node 0: the name does not exist, and the kernel may remember that. */
+		out = (struct fuse_entry_out){.entry_valid = FOREVER_S};
+	}
+	request_reply_buf(request, &out, sizeof(out));
+}
+
+/* Position in a directory: 0 ".", 1 "..", then 1 + inode of the child. */
+static const struct node *entry_at(const struct request *request, uint64_t *position,
+				   const char **ret_name)
+{
+	const struct tree *tree = request->ops->params.tree;
+	const struct node *dir = request->node, *child;
+
+	switch (*position) {
+	case 0:
+		*ret_name = ".";
+		return dir;
+	case 1:
+		*ret_name = "..";
+		return dir->parent ? dir->parent : dir;
+	default:
+		child = tree_next_child(tree, dir, *position - 1);
+		if (!child)
+			return NULL;
+		*position = child->ino + 1;
+		*ret_name = child->name;
+		return child;
+	}
+}
+
+static void fill_dirent(struct fuse_dirent *dirent, const struct node *node, const char *name,
+			uint64_t next_position)
+{
+	dirent->ino = node->ino;
+	dirent->off = next_position;
+	dirent->namelen = (uint32_t)strlen(name);
+	dirent->type = (node->is_dir ? S_IFDIR : S_IFREG) >> 12;
+	memcpy(dirent->name, name, dirent->namelen);
+}
+
+static void handle_readdir(struct request *request)
+{
+	bool plus = request->op == REQUEST_READDIRPLUS;
+	uint64_t position = request->offset;
+	const struct node *node;
+	const char *name;
+	size_t used = 0;
+
+	if (!request->node->is_dir) {
+		request_reply_error(request, -ENOTDIR);
+		return;
+	}
+	request->buf_bytes =
+		request->len_bytes < BUF_MAX_BYTES ? request->len_bytes : BUF_MAX_BYTES;
+	request->buf = request->buf_bytes ? buf_get(request->buf_bytes) : NULL;
+	if (!request->buf) {
+		request_reply_error(request, -ENOMEM);
+		return;
+	}
+	while ((node = entry_at(request, &position, &name))) {
+		size_t len = strlen(name);
+		size_t bytes = plus ? FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + len)
+				    : FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + len);
+		char *at = (char *)request->buf + used;
+
+		if (used + bytes > request->buf_bytes)
+			break;
+		memset(at, 0, bytes);
+		if (plus) {
+			struct fuse_direntplus *entry = (struct fuse_direntplus *)at;
+
+			/* Node 0 for "." and "..": the kernel looks nothing up for these. */
+			if (position >= 2)
+				fill_entry(node, &entry->entry_out);
+			fill_dirent(&entry->dirent, node, name, position + 1);
+		} else {
+			fill_dirent((struct fuse_dirent *)at, node, name, position + 1);
+		}
+		used += bytes;
+		position++;
+	}
+	request_reply_buf(request, request->buf, used);
+}
+
+/* ---- open, release ---- */
+
+/*
+ * Direct opens bypass the page cache, and their writes may run in parallel. All others
+ * use it and find what earlier opens left there. O_TRUNC is ignored, as on a block device.
+ */
+static void handle_open(struct request *request)
+{
+	struct node *node = request->node;
+	bool writes = (request->flags & O_ACCMODE) != O_RDONLY;
+	struct fuse_open_out out = {0};
+
+	if (node->is_dir) {
+		request_reply_error(request, -EISDIR);
+		return;
+	}
+	if (writes && !node->writable) {
+		request_reply_error(request, -EROFS);
+		return;
+	}
+	if (writes)
+		out.fh |= FH_WRITABLE;
+	if ((request->flags & O_DIRECT) || request->ops->params.cache == CACHE_NONE) {
+		out.fh |= FH_DIRECT;
+		out.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+	} else {
+		out.open_flags = FOPEN_KEEP_CACHE;
+		atomic_fetch_add(&node->nb_cached_opens, 1);
+		node->maybe_cached = true;
+	}
+	request_reply_buf(request, &out, sizeof(out));
+}
+
+static void run(struct request *request, void (*fn)(void *arg))
+{
+	request->task = (struct task){.fn = fn, .arg = request};
+	reactor_post(request->ops->params.reactor, &request->task);
+}
+
+/* close(2) waits for FLUSH, so that an image is complete when a program that wrote it ends. */
+static void handle_flush(struct request *request)
+{
+	if (request->fh & FH_WRITABLE)
+		run(request, ops_run_flush);
+	else
+		request_reply_error(request, 0);
+}
+
+static void handle_release(struct request *request)
+{
+	if (!(request->fh & FH_DIRECT))
+		atomic_fetch_sub(&request->node->nb_cached_opens, 1);
+	handle_flush(request);
+}
+
+/* ---- statfs ---- */
+
+/* df takes free from total: more than the total must not be free. */
+static uint64_t fitting_blocks(const struct fuse_kstatfs *st, uint64_t bytes)
+{
+	uint64_t blocks = bytes / st->bsize;
+
+	return blocks < st->blocks ? blocks : st->blocks;
+}
+
+/* The disks' sizes, and what is left where the first of them is stored. */
+static void handle_statfs(struct request *request)
+{
+	const struct tree *tree = request->ops->params.tree;
+	struct fuse_statfs_out out = {.st = {.bsize = 4096, .frsize = 4096, .namelen = 255}};
+	const struct image *image = NULL;
+	struct statvfs host;
+
+	for (unsigned i = 0; i < tree->nb_nodes; i++) {
+		const struct node *node = tree->nodes[i];
+
+		if (!node->image)
+			continue;
+		if (!image)
+			image = node->image;
+		out.st.blocks += (node->size_bytes + out.st.bsize - 1) / out.st.bsize;
+		out.st.files++;
+	}
+	if (image) {
+		const struct file *file = image_data_file(image);
+
+		if (!file)
+			file = image_file(image, 0);
+		if (file && fstatvfs(file->fd, &host) == 0) {
+			out.st.bfree = fitting_blocks(&out.st, host.f_bfree * host.f_frsize);
+			out.st.bavail = fitting_blocks(&out.st, host.f_bavail * host.f_frsize);
+		}
+	}
+	request_reply_buf(request, &out, sizeof(out));
+}
+
+/* ---- dispatch ---- */
+
+static void handle_setattr(struct request *request)
+{
+	if (request->setattr_valid & FATTR_SIZE)
+		run(request, ops_run_truncate);
+	else
+		set_attributes(request);
+}
+
+static void handle_read(struct request *request)
+{
+	if (request->len_bytes == 0 || request->len_bytes > BUF_MAX_BYTES) {
+		request_reply_error(request, request->len_bytes ? -EINVAL : 0);
+		return;
+	}
+	request->buf = buf_get(request->len_bytes);
+	if (!request->buf) {
+		request_reply_error(request, -ENOMEM);
+		return;
+	}
+	request->buf_bytes = request->len_bytes;
+	run(request, ops_run_read);
+}
+
+struct handler {
+	void (*fn)(struct request *request); /* on the receiving thread, or else: */
+	void (*run)(void *arg);              /* on the reactor, a coroutine_fn */
+	bool writes;                         /* to request->node */
+	bool any_node;                       /* directories too */
+};
+
+static const struct handler handlers[REQUEST_COUNT] = {
+	[REQUEST_LOOKUP] = {.fn = handle_lookup, .any_node = true},
+	[REQUEST_GETATTR] = {.fn = reply_attr, .any_node = true},
+	[REQUEST_SETATTR] = {.fn = handle_setattr, .any_node = true},
+	[REQUEST_OPEN] = {.fn = handle_open},
+	[REQUEST_READ] = {.fn = handle_read},
+	[REQUEST_WRITE] = {.run = ops_run_write, .writes = true},
+	[REQUEST_FLUSH] = {.fn = handle_flush},
+	[REQUEST_RELEASE] = {.fn = handle_release},
+	[REQUEST_FSYNC] = {.run = ops_run_flush},
+	[REQUEST_READDIR] = {.fn = handle_readdir, .any_node = true},
+	[REQUEST_READDIRPLUS] = {.fn = handle_readdir, .any_node = true},
+	[REQUEST_STATFS] = {.fn = handle_statfs, .any_node = true},
+	[REQUEST_FALLOCATE] = {.run = ops_run_fallocate, .writes = true},
+	[REQUEST_LSEEK] = {.run = ops_run_lseek},
+	[REQUEST_COPY_FILE_RANGE] = {.run = ops_run_copy},
+};
+
+void ops_dispatch(struct request *request)
+{
+	struct ops *ops = request->ops;
+	const struct handler *handler = &handlers[request->op];
+
+	atomic_fetch_add(&ops->nb_active, 1);
+	request->node = tree_get(ops->params.tree, request->ino);
+	if (ops->closing)
+		request_reply_error(request, -EIO);
+	else if (!request->node)
+		request_reply_error(request, -ENOENT);
+	else if (!request->node->image && !handler->any_node)
+		request_reply_error(request, -EISDIR);
+	else if (handler->writes && !request->node->writable)
+		request_reply_error(request, -EROFS);
+	else if (handler->fn)
+		handler->fn(request);
+	else
+		run(request, handler->run);
+}
+
+/* ---- life ---- */
+
+static void free_pool(struct ops *ops)
+{
+	while (ops->free_requests) {
+		struct request *request = ops->free_requests;
+
+		ops->free_requests = request->next;
+		free(request);
+	}
+}
+
+static int fill_pool(struct ops *ops)
+{
+	for (unsigned i = 0; i < NB_POOLED_REQUESTS; i++) {
+		struct request *request = malloc(sizeof(*request));
+
+		if (!request)
+			return -ENOMEM;
+		request->next = ops->free_requests;
+		ops->free_requests = request;
+	}
+	return 0;
+}
+
+int ops_create(const struct ops_params *params, struct ops **ret_ops)
+{
+	struct ops *ops = calloc(1, sizeof(*ops));
+	void *zeros;
+	int res;
+
+	if (!ops)
+		return -ENOMEM;
+	ops->params = *params;
+	pthread_mutex_init(&ops->pool_mutex, NULL);
+	writeback_init(&ops->writeback, ops);
+	/* Reading untouched anonymous memory maps the one zero page of the kernel. */
+	zeros = mmap(NULL, ZERO_AREA_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (zeros == MAP_FAILED) {
+		res = -errno;
+		goto fail;
+	}
+	ops->zeros = zeros;
+	res = fill_pool(ops);
+	if (res == 0)
+		res = invalidator_start(&ops->invalidator);
+	if (res < 0)
+		goto fail;
+	*ret_ops = ops;
+	return 0;
+fail:
+	ops_destroy(ops);
+	return res;
+}
+
+/* The count falls on several threads, and waking a coroutine from them all would cost every
+ * request something: looking once a millisecond is enough for an end. */
+static void coroutine_fn drain(void *arg)
+{
+	struct ops *ops = arg;
+
+	while (!writeback_stop(&ops->writeback) || ops->nb_active > 0)
+		co_sleep(1000000);
+}
+
+void ops_drain(struct ops *ops)
+{
+	ops->closing = true;
+	reactor_run(ops->params.reactor, drain, ops);
+	invalidator_stop(&ops->invalidator);
+}
+
+void ops_destroy(struct ops *ops)
+{
+	if (!ops)
+		return;
+	invalidator_stop(&ops->invalidator);
+	free_pool(ops);
+	if (ops->zeros)
+		munmap((void *)ops->zeros, ZERO_AREA_BYTES);
+	pthread_mutex_destroy(&ops->pool_mutex);
+	free(ops);
+}

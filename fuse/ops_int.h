@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * ops_int: what the files ops*.c share.
+ */
+#ifndef QCOW2FS_FUSE_OPS_INT_H
+#define QCOW2FS_FUSE_OPS_INT_H
+
+#include "fuse/log.h"
+#include "fuse/ops.h"
+
+#include <pthread.h>
+
+/* What an open file's handle says; the inode comes with every request. */
+#define FH_WRITABLE 1u
+#define FH_DIRECT 2u
+
+/* One reply's data above this size is copied out by a worker, not by the reactor. */
+#define REPLY_INLINE_BYTES (64u << 10)
+/* Length of the area of zeros that answers point to. */
+#define ZERO_AREA_BYTES (1u << 20)
+
+/* Stores dirty metadata some time after the first write; see ops_writeback.c. */
+struct writeback {
+	struct ops *ops;
+	struct timer timer;
+	struct task task;
+	bool running;
+};
+
+/* Direct writes that wait for the page cache to be emptied; see ops_invalidate.c. */
+struct invalidator {
+	pthread_t thread;
+	pthread_mutex_t mutex;
+	pthread_cond_t filled;
+	struct request *head, **tail;
+	bool started, stopping;
+};
+
+struct ops {
+	struct ops_params params;
+	struct request *free_requests; /* under pool_mutex */
+	pthread_mutex_t pool_mutex;
+	_Atomic unsigned nb_active;
+	_Atomic bool closing;
+	const char *zeros; /* ZERO_AREA_BYTES, never written */
+	struct writeback writeback;
+	struct invalidator invalidator;
+	struct log_limit error_limit;
+};
+
+/* Sends the answer (error 0 or -errno) and gives the request back. */
+void request_reply(struct request *request, int error, const struct iovec *iov, int nb_iov);
+static inline void request_reply_error(struct request *request, int error)
+{
+	request_reply(request, error, NULL, 0);
+}
+void request_reply_buf(struct request *request, const void *buf, size_t len_bytes);
+
+/* Answers GETATTR and SETATTR with the node's attributes. */
+void reply_attr(struct request *request);
+
+/* The coroutines, one for each operation; they end with the reply. */
+void coroutine_fn ops_run_read(void *arg);
+void coroutine_fn ops_run_write(void *arg);
+void coroutine_fn ops_run_flush(void *arg);
+void coroutine_fn ops_run_lseek(void *arg);
+void coroutine_fn ops_run_fallocate(void *arg);
+void coroutine_fn ops_run_truncate(void *arg);
+void coroutine_fn ops_run_copy(void *arg);
+
+/* A write, zero or discard of this node has completed. [reactor] */
+void writeback_note(struct ops *ops, struct node *node);
+void writeback_init(struct writeback *writeback, struct ops *ops);
+/* Disarms; false while a write-back runs. [reactor] */
+bool writeback_stop(struct writeback *writeback);
+
+int invalidator_start(struct invalidator *invalidator);
+void invalidator_stop(struct invalidator *invalidator);
+/* Answers a direct write after its range has been dropped from the page cache, at
+ * once when nothing can be there. `done_bytes` were written. */
+void invalidator_reply_write(struct invalidator *invalidator, struct request *request,
+			     uint32_t done_bytes);
+
+#endif

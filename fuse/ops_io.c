@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * ops_io: the requests that touch an image, each a coroutine on the reactor. See ops.h.
+ *
+ * Reads are answered straight from the buffer that the image was read into; the
+ * image's zeros come from one area of zeros that is never written.
+ */
+#include "fuse/ops_int.h"
+#include "io/buf.h"
+#include "io/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/falloc.h>
+#include <linux/fuse.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What one COPY_FILE_RANGE copies at most: the caller asks again for the rest. */
+#define COPY_BYTES_MAX (16u << 20)
+#define COPY_CHUNK_BYTES (1u << 20)
+
+/* ---- messages ---- */
+
+#define NO_OFFSET UINT64_MAX
+
+/* Says what failed and where it lies in the files, as far as the mapping can be read. */
+static void coroutine_fn report(struct request *request, const char *what, uint64_t guest_off,
+				int error)
+{
+	const struct node *node = request->node;
+	const char *path = image_info(node->image)->path;
+	struct map_extent extent;
+	unsigned nb_dropped;
+
+	if (!log_limit_pass(&request->ops->error_limit, &nb_dropped))
+		return;
+	if (nb_dropped)
+		log_error("%u more I/O errors were not logged", nb_dropped);
+	if (guest_off == NO_OFFSET)
+		log_error("%s: %s: %s", path, what, strerror(-error));
+	else if (guest_off < node->size_bytes &&
+		 image_map(node->image, guest_off, 1, &extent) == 0 && extent.has_host_off)
+		log_error("%s: %s at guest offset %" PRIu64 " (layer %u, host offset %" PRIu64
+			  "): %s",
+			  path, what, guest_off, extent.depth, extent.host_off, strerror(-error));
+	else
+		log_error("%s: %s at guest offset %" PRIu64 ": %s", path, what, guest_off,
+			  strerror(-error));
+}
+
+static void coroutine_fn fail(struct request *request, const char *what, uint64_t guest_off,
+			      int error)
+{
+	report(request, what, guest_off, error);
+	request_reply_error(request, error);
+}
+
+/* ---- read ---- */
+
+struct read_reply {
+	struct request *request;
+	struct iovec iov[REQUEST_IOV_MAX];
+	int nb_iov;
+};
+
+static void send_read_reply(void *arg)
+{
+	struct read_reply *reply = arg;
+
+	request_reply(reply->request, 0, reply->iov, reply->nb_iov);
+}
+
+/* Zero pieces become pointers to the area of zeros, as often as it takes. */
+static bool build_reply(struct read_reply *reply, const struct ops *ops,
+			const struct read_pieces *pieces)
+{
+	for (unsigned i = 0; i < pieces->nb; i++) {
+		const struct iovec *piece = &pieces->iov[i];
+		size_t left = piece->iov_len;
+
+		while (left > 0) {
+			struct iovec *iov = &reply->iov[reply->nb_iov];
+
+			if (reply->nb_iov == REQUEST_IOV_MAX)
+				return false;
+			*iov = (struct iovec){.iov_base = piece->iov_base, .iov_len = left};
+			if (!piece->iov_base) {
+				iov->iov_base = (void *)ops->zeros;
+				if (left > ZERO_AREA_BYTES)
+					iov->iov_len = ZERO_AREA_BYTES;
+			}
+			left -= iov->iov_len;
+			reply->nb_iov++;
+		}
+	}
+	return true;
+}
+
+void coroutine_fn ops_run_read(void *arg)
+{
+	struct request *request = arg;
+	const struct node *node = request->node;
+	struct read_reply reply = {.request = request};
+	uint64_t size_bytes = node->size_bytes;
+	size_t len_bytes = request->len_bytes;
+	struct read_pieces pieces;
+	int res;
+
+	if (request->offset >= size_bytes) {
+		request_reply_error(request, 0);
+		return;
+	}
+	if (len_bytes > size_bytes - request->offset)
+		len_bytes = size_bytes - request->offset;
+	res = image_read(node->image, request->offset, request->buf, len_bytes, &pieces);
+	if (res < 0) {
+		fail(request, "read error", request->offset, res);
+		return;
+	}
+	if (!build_reply(&reply, request->ops, &pieces)) {
+		request_reply_error(request, -EIO);
+		return;
+	}
+	if (len_bytes > REPLY_INLINE_BYTES)
+		worker_run(send_read_reply, &reply);
+	else
+		send_read_reply(&reply);
+}
+
+/* ---- write ---- */
+
+/*
+ * How much of [off, off + len_bytes) can be written: all of it, after growing where
+ * that is allowed; else what lies inside the disk. Negative: -errno.
+ */
+static int64_t coroutine_fn make_room(struct request *request, struct node *node, uint64_t off,
+				      uint64_t len_bytes)
+{
+	const struct ops *ops = request->ops;
+	uint64_t end;
+	int res = 0;
+
+	if (__builtin_add_overflow(off, len_bytes, &end) || end > INT64_MAX)
+		return -EFBIG;
+	if (end <= node->size_bytes)
+		return (int64_t)len_bytes;
+	if (!ops->params.grow)
+		return off < node->size_bytes ? (int64_t)(node->size_bytes - off) : -ENOSPC;
+	co_mutex_lock(&node->size_mutex);
+	if (end > node->size_bytes) {
+		res = image_resize(node->image, end);
+		node->size_bytes = image_info(node->image)->virtual_size;
+	}
+	co_mutex_unlock(&node->size_mutex);
+	return res < 0 ? res : (int64_t)len_bytes;
+}
+
+/*
+ * A direct write past the end is short, as on a block device. One from the page cache cannot
+ * be: what fits is written, and the writer learns of the end.
+ */
+void coroutine_fn ops_run_write(void *arg)
+{
+	struct request *request = arg;
+	struct ops *ops = request->ops;
+	struct node *node = request->node;
+	bool direct = request->fh & FH_DIRECT;
+	int64_t fits = make_room(request, node, request->offset, request->len_bytes);
+	int res;
+
+	if (fits < 0) {
+		request_reply_error(request, (int)fits);
+		return;
+	}
+	res = image_write(node->image, request->offset, request->payload, (size_t)fits);
+	if (res == 0) {
+		node_touch(node);
+		writeback_note(ops, node);
+		/* On direct handles the kernel sends no FSYNC for O_DSYNC. */
+		if (direct && (ops->params.sync || (request->flags & (O_DSYNC | O_SYNC))))
+			res = image_flush(node->image);
+	}
+	if (res < 0)
+		fail(request, "write error", request->offset, res);
+	else if (direct)
+		invalidator_reply_write(&ops->invalidator, request, (uint32_t)fits);
+	else if ((uint64_t)fits < request->len_bytes)
+		request_reply_error(request, -ENOSPC);
+	else
+		request_reply_buf(request, &(struct fuse_write_out){.size = (uint32_t)fits},
+				  sizeof(struct fuse_write_out));
+}
+
+void coroutine_fn ops_run_flush(void *arg)
+{
+	struct request *request = arg;
+	int res = 0;
+
+	if (request->node->writable)
+		res = image_flush(request->node->image);
+	if (res < 0)
+		fail(request, "write-back failed", NO_OFFSET, res);
+	else
+		request_reply_error(request, 0);
+}
+
+/* ---- seek ---- */
+
+void coroutine_fn ops_run_lseek(void *arg)
+{
+	struct request *request = arg;
+	struct fuse_lseek_out out;
+	int res;
+
+	if (request->flags != SEEK_DATA && request->flags != SEEK_HOLE) {
+		request_reply_error(request, -EINVAL);
+		return;
+	}
+	if (request->offset >= request->node->size_bytes) {
+		request_reply_error(request, -ENXIO);
+		return;
+	}
+	res = image_seek(request->node->image, request->offset, request->flags == SEEK_DATA,
+			 &out.offset);
+	if (res == -ENXIO)
+		request_reply_error(request, res);
+	else if (res < 0)
+		fail(request, "seek error", request->offset, res);
+	else
+		request_reply_buf(request, &out, sizeof(out));
+}
+
+/* ---- space ---- */
+
+enum space_action { SPACE_ALLOCATE, SPACE_ZERO, SPACE_DISCARD };
+
+static int space_action(const struct ops *ops, uint32_t mode, enum space_action *ret_action)
+{
+	switch (mode & ~(uint32_t)FALLOC_FL_KEEP_SIZE) {
+	case 0:
+		*ret_action = SPACE_ALLOCATE;
+		return 0;
+	case FALLOC_FL_ZERO_RANGE:
+		*ret_action = SPACE_ZERO;
+		return 0;
+	case FALLOC_FL_PUNCH_HOLE:
+		if (!(mode & FALLOC_FL_KEEP_SIZE))
+			return -EOPNOTSUPP;
+		*ret_action = ops->params.discard_keeps_space ? SPACE_ZERO : SPACE_DISCARD;
+		return 0;
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+static int coroutine_fn change_space(struct image *image, enum space_action action, uint64_t off,
+				     uint64_t len_bytes)
+{
+	switch (action) {
+	case SPACE_ALLOCATE:
+		return image_allocate(image, off, len_bytes);
+	case SPACE_ZERO:
+		return image_zero(image, off, len_bytes, true);
+	case SPACE_DISCARD:
+		return image_discard(image, off, len_bytes);
+	}
+	return -EOPNOTSUPP;
+}
+
+void coroutine_fn ops_run_fallocate(void *arg)
+{
+	struct request *request = arg;
+	struct node *node = request->node;
+	enum space_action action;
+	int64_t fits = 0;
+	int res = space_action(request->ops, request->flags, &action);
+
+	if (res < 0) {
+		request_reply_error(request, res);
+		return;
+	}
+	if (!(request->flags & FALLOC_FL_KEEP_SIZE)) {
+		fits = make_room(request, node, request->offset, request->len_bytes);
+		if (fits >= 0 && (uint64_t)fits < request->len_bytes)
+			fits = -ENOSPC;
+	} else if (request->offset < node->size_bytes) {
+		uint64_t left = node->size_bytes - request->offset;
+
+		fits = (int64_t)(request->len_bytes < left ? request->len_bytes : left);
+	}
+	if (fits < 0) {
+		request_reply_error(request, (int)fits);
+		return;
+	}
+	if (fits > 0) {
+		res = change_space(node->image, action, request->offset, (uint64_t)fits);
+		node_touch(node);
+		writeback_note(request->ops, node);
+	}
+	if (res < 0)
+		fail(request, "cannot change the allocation", request->offset, res);
+	else
+		request_reply_error(request, 0);
+}
+
+void coroutine_fn ops_run_truncate(void *arg)
+{
+	struct request *request = arg;
+	struct node *node = request->node;
+	uint64_t wanted = (uint64_t)request->attr.st_size;
+	int res = 0;
+
+	if (!node->image || !node->writable) {
+		request_reply_error(request, node->image ? -EROFS : -EISDIR);
+		return;
+	}
+	co_mutex_lock(&node->size_mutex);
+	if (wanted < node->size_bytes && !request->ops->params.shrink) {
+		res = -EPERM;
+	} else if (wanted != node->size_bytes) {
+		res = image_resize(node->image, wanted);
+		node->size_bytes = image_info(node->image)->virtual_size;
+		node_touch(node);
+		writeback_note(request->ops, node);
+	}
+	co_mutex_unlock(&node->size_mutex);
+	if (res == 0)
+		reply_attr(request);
+	else if (res == -EPERM)
+		request_reply_error(request, res);
+	else
+		fail(request, "cannot change the size", NO_OFFSET, res);
+}
+
+/* ---- copy_file_range ---- */
+
+static int coroutine_fn write_pieces(struct image *image, uint64_t off,
+				     const struct read_pieces *pieces)
+{
+	int res = 0;
+
+	for (unsigned i = 0; i < pieces->nb && res == 0; i++) {
+		const struct iovec *piece = &pieces->iov[i];
+
+		if (piece->iov_base)
+			res = image_write(image, off, piece->iov_base, piece->iov_len);
+		else
+			res = image_zero(image, off, piece->iov_len, false);
+		off += piece->iov_len;
+	}
+	return res;
+}
+
+/* Copies up to len_bytes; returns how much, or -errno when that is nothing. */
+static int64_t coroutine_fn copy_range(struct request *request, struct node *to, void *buf,
+				       uint64_t len_bytes)
+{
+	struct image *image = request->node->image;
+	uint64_t done = 0;
+
+	while (done < len_bytes) {
+		struct read_pieces pieces;
+		uint64_t chunk = len_bytes - done;
+		int res;
+
+		if (chunk > COPY_CHUNK_BYTES)
+			chunk = COPY_CHUNK_BYTES;
+		res = image_read(image, request->offset + done, buf, chunk, &pieces);
+		if (res == 0)
+			res = write_pieces(to->image, request->offset_out + done, &pieces);
+		if (res < 0)
+			return done ? (int64_t)done : res;
+		done += chunk;
+	}
+	return (int64_t)done;
+}
+
+void coroutine_fn ops_run_copy(void *arg)
+{
+	struct request *request = arg;
+	struct ops *ops = request->ops;
+	struct node *from = request->node, *to = tree_get(ops->params.tree, request->ino_out);
+	uint64_t len_bytes = request->len_bytes;
+	int64_t res;
+
+	if (!to || !to->image || !to->writable) {
+		request_reply_error(request, -EROFS);
+		return;
+	}
+	if (request->offset >= from->size_bytes)
+		len_bytes = 0;
+	else if (len_bytes > from->size_bytes - request->offset)
+		len_bytes = from->size_bytes - request->offset;
+	if (len_bytes > COPY_BYTES_MAX)
+		len_bytes = COPY_BYTES_MAX;
+	request->buf_bytes = COPY_CHUNK_BYTES;
+	request->buf = buf_get(request->buf_bytes);
+	res = request->buf ? make_room(request, to, request->offset_out, len_bytes) : -ENOMEM;
+	if (res > 0) {
+		res = copy_range(request, to, request->buf, (uint64_t)res);
+		node_touch(to);
+		writeback_note(ops, to);
+	}
+	if (res < 0)
+		request_reply_error(request, (int)res);
+	else
+		request_reply_buf(request, &(struct fuse_write_out){.size = (uint32_t)res},
+				  sizeof(struct fuse_write_out));
+}

@@ -1,0 +1,590 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * session: see session.h.
+ */
+#include "fuse/session.h"
+
+#include "fuse/daemon.h"
+#include "fuse/log.h"
+#include "fuse/ops.h"
+#include "fuse/transport_dev.h"
+#include "fuse/tree.h"
+#include "fuse/unmount.h"
+#include "io/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+#define WORKERS_MAX 4u
+#define READ_AHEAD_KIB 4096u
+
+struct session {
+	const struct options *options;
+	struct daemon daemon;
+	struct reactor *reactor;
+	const char *engine_note; /* why io_uring is not used, or NULL */
+	struct host_opener opener;
+	struct image **images;
+	unsigned nb_images;
+	struct tree tree;
+	struct ops *ops;
+	struct transport_dev *transport;
+	char *mountpoint; /* absolute; NULL: somebody else mounted and passed a descriptor */
+	bool single_file; /* the mount point is a regular file */
+	int signal_fd, ended_fd;
+	enum exit_status status;
+};
+
+/* ---- the mount point ---- */
+
+/* mount(8) with drop_privileges mounts by itself and names the descriptor as /dev/fd/N. */
+static bool is_passed_descriptor(const char *mountpoint)
+{
+	return !strncmp(mountpoint, "/dev/fd/", strlen("/dev/fd/"));
+}
+
+static enum exit_status check_mountpoint(struct session *session)
+{
+	const char *path = session->options->mountpoint;
+	struct stat st;
+
+	if (is_passed_descriptor(path))
+		return EXIT_OK;
+	if (stat(path, &st) < 0) {
+		if (errno == ENOTCONN)
+			log_error("%s: a mount whose server is gone; remove it with: qcow2fs -u %s",
+				  path, path);
+		else
+			log_error("%s: %s", path, strerror(errno));
+		return EXIT_MOUNT;
+	}
+	session->single_file = S_ISREG(st.st_mode);
+	if (!S_ISDIR(st.st_mode) && !session->single_file) {
+		log_error("%s: neither a directory nor a regular file", path);
+		return EXIT_MOUNT;
+	}
+	if (session->single_file && session->options->nb_images > 1) {
+		log_error("%s: a regular file can show one image only; give a directory", path);
+		return EXIT_MOUNT;
+	}
+	session->mountpoint = realpath(path, NULL);
+	if (!session->mountpoint) {
+		log_error("%s: %s", path, strerror(errno));
+		return EXIT_MOUNT;
+	}
+	return EXIT_OK;
+}
+
+/* ---- reactor and images ---- */
+
+static enum exit_status start_reactor(struct session *session)
+{
+	const struct options *options = session->options;
+	long nb_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	struct reactor_params params = {0};
+	int res;
+
+	/*
+	 * A server below a loop device must not wait for the very memory that its clients
+	 * are writing out. Threads inherit this; it needs CAP_SYS_RESOURCE.
+	 */
+	if (options->access != ACCESS_READ_ONLY)
+		prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+
+	res = engine_create_by_name(options->engine, &params.engine, &session->engine_note);
+	if (res < 0) {
+		log_error("-o io=%s: %s", options->engine, strerror(-res));
+		return EXIT_SYSTEM;
+	}
+	params.nb_workers = nb_cpus > (long)WORKERS_MAX ? WORKERS_MAX : nb_cpus > 1 ? nb_cpus : 1;
+	res = reactor_create(&params, &session->reactor);
+	if (res == 0)
+		res = reactor_start(session->reactor);
+	if (res < 0) {
+		log_error("cannot start: %s", strerror(-res));
+		return EXIT_SYSTEM;
+	}
+	host_opener_init(&session->opener, session->reactor, options->names,
+			 options->cache == CACHE_WRITEBACK);
+	return EXIT_OK;
+}
+
+static bool may_not_write(int res)
+{
+	return res == -EACCES || res == -EROFS || res == -EPERM;
+}
+
+/* Opens one image, read-only where it may not be written and nobody insisted. */
+static enum exit_status coroutine_fn open_image(struct session *session, const char *path,
+						struct image **ret_image)
+{
+	const struct options *options = session->options;
+	struct image_options how = {
+		.writable = options->access != ACCESS_READ_ONLY,
+		.force_share = options->force_share,
+		.snapshot = options->snapshot,
+		.backing_file = options->backing_file,
+		.data_file = options->data_file,
+		.l2_cache_bytes = options->l2_cache_bytes,
+	};
+	struct error *error = NULL;
+	int res, why = 0;
+
+	res = image_open(&session->opener.opener, path, &how, ret_image, &error);
+	if (may_not_write(res) && options->access == ACCESS_AUTO) {
+		error_free(error);
+		error = NULL;
+		why = res;
+		how.writable = false;
+		res = image_open(&session->opener.opener, path, &how, ret_image, &error);
+	}
+	if (res < 0) {
+		enum exit_status status = error ? options_status_of(error->class) : EXIT_MOUNT;
+
+		log_error("%s: %s", path, error ? error->msg : strerror(-res));
+		error_free(error);
+		return status;
+	}
+	if (why)
+		log_warning("%s: cannot be written (%s); mounted read-only", path, strerror(-why));
+	return EXIT_OK;
+}
+
+static void coroutine_fn open_images(void *arg)
+{
+	struct session *session = arg;
+	const struct options *options = session->options;
+
+	while (session->status == EXIT_OK && session->nb_images < options->nb_images) {
+		const char *path = options->images[session->nb_images].path;
+
+		session->status = open_image(session, path, &session->images[session->nb_images]);
+		if (session->status == EXIT_OK)
+			session->nb_images++;
+	}
+}
+
+static void coroutine_fn close_images(void *arg)
+{
+	struct session *session = arg;
+
+	while (session->nb_images > 0) {
+		const char *path = session->options->images[--session->nb_images].path;
+		int res = image_close(session->images[session->nb_images]);
+
+		if (res < 0) {
+			log_error("%s: write-back failed: %s", path, strerror(-res));
+			session->status = EXIT_WRITE_BACK;
+		}
+	}
+}
+
+/* ---- the tree ---- */
+
+static int add_image(struct session *session, unsigned i)
+{
+	const struct options *options = session->options;
+	const struct image_argument *argument = &options->images[i];
+	struct image *image = session->images[i];
+	struct node *parent = session->single_file ? NULL : tree_root(&session->tree);
+	char *name = NULL;
+	struct node *node;
+	struct stat host;
+	int res;
+
+	if (fstat(image_file(image, 0)->fd, &host) < 0)
+		return -errno;
+	if (session->single_file)
+		name = strdup("");
+	else if (options->nb_images > 1 || argument->name)
+		name = tree_name_for(argument->name, argument->path);
+	else
+		name = strdup(options->name ? options->name : TREE_DEFAULT_NAME);
+	if (!name)
+		return -ENOMEM;
+	res = tree_add_file(&session->tree, parent, name, image, &host, &node);
+	if (res == -EEXIST)
+		log_error("%s: the name %s is taken by another image; give NAME=IMAGE",
+			  argument->path, name);
+	free(name);
+	return res;
+}
+
+static enum exit_status build_tree(struct session *session)
+{
+	const struct options *options = session->options;
+	struct tree_owner owner = {
+		.uid = options->has_uid ? options->uid : geteuid(),
+		.gid = options->has_gid ? options->gid : getegid(),
+		.has_umask = options->has_umask,
+		.umask = options->umask,
+	};
+	int res = 0;
+
+	if (session->single_file)
+		tree_init_single(&session->tree, &owner);
+	else
+		res = tree_init(&session->tree, &owner);
+	for (unsigned i = 0; res == 0 && i < session->nb_images; i++)
+		res = add_image(session, i);
+	if (res == -EEXIST)
+		return EXIT_USAGE;
+	if (res < 0) {
+		log_error("cannot build the list of files: %s", strerror(-res));
+		return EXIT_MOUNT;
+	}
+	return EXIT_OK;
+}
+
+static bool any_writable(const struct session *session)
+{
+	for (unsigned i = 0; i < session->nb_images; i++) {
+		if (image_info(session->images[i])->writable)
+			return true;
+	}
+	return false;
+}
+
+/* ---- mounting ---- */
+
+/* Appends a word, with commas and backslashes in its value escaped. */
+static void put_word(FILE *out, const char *word, const char *value)
+{
+	fprintf(out, ",%s", word);
+	for (; *value; value++) {
+		if (*value == ',' || *value == '\\')
+			fputc('\\', out);
+		fputc(*value, out);
+	}
+}
+
+/* The -o list for libfuse; the caller frees it. */
+static char *mount_words(const struct session *session)
+{
+	const struct options *options = session->options;
+	char *source = realpath(options->images[0].path, NULL);
+	char *words = NULL;
+	size_t len;
+	FILE *out = open_memstream(&words, &len);
+
+	if (out) {
+		fprintf(out, "%s,default_permissions,nosuid,nodev",
+			any_writable(session) ? "rw" : "ro");
+		if (!options->has_subtype)
+			put_word(out, "subtype=", "qcow2fs");
+		if (!options->has_fsname)
+			put_word(out, "fsname=", source ? source : options->images[0].path);
+		if (options->kernel_words)
+			fprintf(out, ",%s", options->kernel_words);
+		if (fclose(out) != 0) {
+			free(words);
+			words = NULL;
+		}
+	}
+	free(source);
+	return words;
+}
+
+static enum exit_status create_server(struct session *session)
+{
+	const struct options *options = session->options;
+	const struct ops_params ops_params = {
+		.reactor = session->reactor,
+		.tree = &session->tree,
+		.cache = options->cache,
+		.sync = options->sync,
+		.grow = options->grow,
+		.shrink = options->shrink,
+		.discard_keeps_space = options->discard_keeps_space,
+	};
+	struct transport_dev_params params = {
+		.max_read_bytes = options->max_read_bytes,
+		.nb_threads = options->nb_threads ? options->nb_threads : TRANSPORT_DEV_THREADS,
+		.writeback_cache = options->cache == CACHE_WRITEBACK,
+		.debug = options->debug,
+	};
+	char *words = mount_words(session);
+	int res = words ? ops_create(&ops_params, &session->ops) : -ENOMEM;
+
+	if (res == 0) {
+		params.ops = session->ops;
+		params.mount_words = words;
+		res = transport_dev_create(&params, &session->transport);
+	}
+	free(words);
+	if (res == 0)
+		return EXIT_OK;
+	log_error("cannot start the server: %s", strerror(-res));
+	return EXIT_MOUNT;
+}
+
+static enum exit_status mount_and_start(struct session *session)
+{
+	const char *mountpoint =
+		session->mountpoint ? session->mountpoint : session->options->mountpoint;
+	int res = transport_dev_mount(session->transport, mountpoint);
+
+	if (res < 0) {
+		log_error("%s: mount failed", mountpoint);
+		return EXIT_MOUNT;
+	}
+	session->ended_fd = eventfd(0, EFD_CLOEXEC);
+	res = session->ended_fd < 0 ? -errno
+				    : transport_dev_start(session->transport, session->ended_fd);
+	if (res < 0) {
+		log_error("cannot start threads: %s", strerror(-res));
+		if (session->mountpoint)
+			mountpoint_detach(session->mountpoint, true);
+		return EXIT_MOUNT;
+	}
+	return EXIT_OK;
+}
+
+/*
+ * The mount's read-ahead lets one sequential reader keep several large requests under way.
+ * Only root may set it, and nothing depends on it.
+ */
+static void raise_read_ahead(dev_t dev)
+{
+	char path[96];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev), minor(dev));
+	file = fopen(path, "we");
+	if (!file)
+		return;
+	fprintf(file, "%u\n", READ_AHEAD_KIB);
+	fclose(file);
+}
+
+/* The first answered request shows that the mount works. */
+static enum exit_status try_mount(struct session *session)
+{
+	struct stat st;
+
+	if (!session->mountpoint)
+		return EXIT_OK;
+	if (stat(session->mountpoint, &st) < 0) {
+		log_error("%s: mounted, but does not answer: %s", session->mountpoint,
+			  strerror(errno));
+		mountpoint_detach(session->mountpoint, true);
+		return EXIT_MOUNT;
+	}
+	raise_read_ahead(st.st_dev);
+	return EXIT_OK;
+}
+
+/* ---- --verbose ---- */
+
+static void describe_image(const struct session *session, unsigned i)
+{
+	const struct image *image = session->images[i];
+	const struct image_info *info = image_info(image);
+	const struct node *node = session->tree.nodes[session->single_file ? i : i + 1];
+	const struct file *file;
+
+	printf("%s on %s%s%s: %" PRIu64 " bytes, clusters of %u, version %u, %s\n", info->path,
+	       session->mountpoint ? session->mountpoint : session->options->mountpoint,
+	       session->single_file ? "" : "/", node->name, info->virtual_size, info->cluster_size,
+	       info->version, info->writable ? "writable" : "read-only");
+	for (unsigned layer = 0; (file = image_file(image, layer)); layer++)
+		printf("  %s %s (%s, blocks of %u)\n", layer ? "backed by" : "stored in",
+		       file->name,
+		       file->path == FILE_DIRECT     ? "direct I/O"
+		       : file->path == FILE_BUFFERED ? "through the page cache"
+						     : "in memory",
+		       file->align);
+	file = image_data_file(image);
+	if (file)
+		printf("  data in %s\n", file->name);
+}
+
+static void describe(const struct session *session)
+{
+	const struct options *options = session->options;
+
+	for (unsigned i = 0; i < session->nb_images; i++)
+		describe_image(session, i);
+	printf("I/O engine: %s%s%s\n", reactor_engine(session->reactor)->ops->name,
+	       session->engine_note ? ", because " : "",
+	       session->engine_note ? session->engine_note : "");
+	if (geteuid() != 0 && !options->allow_other && !options->allow_root)
+		printf("root cannot read this mount (for sudo mount -o loop, say); "
+		       "-o allow_root lets it\n");
+	fflush(stdout);
+}
+
+/* ---- signals, end ---- */
+
+static int block_signals(struct session *session)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	signal(SIGPIPE, SIG_IGN);
+	if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0)
+		return -EINVAL;
+	session->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return session->signal_fd < 0 ? -errno : 0;
+}
+
+/* Writes back and closes the images: after this their locks are gone. */
+static void finish_images(struct session *session)
+{
+	if (session->ops)
+		ops_drain(session->ops);
+	if (session->nb_images > 0)
+		reactor_run(session->reactor, close_images, session);
+}
+
+/* Everything is unwound, as far as it was built. */
+static void end(struct session *session) __attribute__((noreturn));
+static void end(struct session *session)
+{
+	finish_images(session);
+	transport_dev_destroy(session->transport);
+	ops_destroy(session->ops);
+	tree_finish(&session->tree);
+	reactor_destroy(session->reactor);
+	free(session->images);
+	free(session->mountpoint);
+	daemon_end(&session->daemon, session->status);
+}
+
+/* The threads still wait for requests: they are told that it is over, and left behind. */
+static void end_at_once(struct session *session) __attribute__((noreturn));
+static void end_at_once(struct session *session)
+{
+	log_warning("%s: ending while in use", session->options->mountpoint);
+	finish_images(session);
+	daemon_end(&session->daemon, session->status);
+}
+
+/* The first signal unmounts; when somebody is there, the mount vanishes from the tree
+ * of files and is served until the last of them has gone. */
+static void unmount_for_signal(struct session *session)
+{
+	int res;
+
+	daemon_notify("STOPPING=1");
+	if (!session->mountpoint)
+		return;
+	res = mountpoint_detach(session->mountpoint, false);
+	if (res == 0)
+		return;
+	log_info("%s: %s; detached, served until its last user is gone", session->mountpoint,
+		 strerror(-res));
+	res = mountpoint_detach(session->mountpoint, true);
+	if (res < 0)
+		log_error("%s: cannot be unmounted: %s", session->mountpoint, strerror(-res));
+}
+
+static void serve(struct session *session)
+{
+	struct pollfd fds[] = {
+		{.fd = session->ended_fd, .events = POLLIN},
+		{.fd = session->signal_fd, .events = POLLIN},
+	};
+	struct signalfd_siginfo info;
+	unsigned nb_signals = 0;
+
+	for (;;) {
+		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
+			continue;
+		if (fds[0].revents)
+			return;
+		if (!fds[1].revents || read(session->signal_fd, &info, sizeof(info)) < 0)
+			continue;
+		if (nb_signals++ > 0)
+			end_at_once(session);
+		unmount_for_signal(session);
+	}
+}
+
+/* ---- start ---- */
+
+static enum exit_status start(struct session *session)
+{
+	const struct options *options = session->options;
+	enum exit_status status;
+	int res;
+
+	status = check_mountpoint(session);
+	if (status == EXIT_OK)
+		status = start_reactor(session);
+	if (status != EXIT_OK)
+		return status;
+	session->images = calloc(options->nb_images, sizeof(struct image *));
+	if (!session->images) {
+		log_error("out of memory");
+		return EXIT_SYSTEM;
+	}
+	reactor_run(session->reactor, open_images, session);
+	status = session->status;
+	if (status == EXIT_OK)
+		status = build_tree(session);
+	if (status == EXIT_OK)
+		status = create_server(session);
+	if (status == EXIT_OK)
+		status = mount_and_start(session);
+	if (status == EXIT_OK)
+		status = try_mount(session);
+	if (status != EXIT_OK)
+		return status;
+	if (options->verbose)
+		describe(session);
+	res = daemon_ready(&session->daemon);
+	if (res < 0) {
+		log_error("%s: %s", options->pidfile ? options->pidfile : "/", strerror(-res));
+		if (session->mountpoint)
+			mountpoint_detach(session->mountpoint, true);
+		return EXIT_MOUNT;
+	}
+	return EXIT_OK;
+}
+
+void session_run(const struct options *options)
+{
+	struct session session = {.options = options, .signal_fd = -1, .ended_fd = -1};
+	int res;
+
+	res = daemon_begin(&session.daemon, options->foreground, options->ready_fd,
+			   options->pidfile);
+	if (res == 0)
+		res = block_signals(&session);
+	if (res < 0) {
+		log_error("cannot start: %s", strerror(-res));
+		daemon_end(&session.daemon, EXIT_SYSTEM);
+	}
+	res = log_open(options->log_file, options->quiet);
+	if (res < 0) {
+		log_error("%s: %s", options->log_file, strerror(-res));
+		daemon_end(&session.daemon, EXIT_SYSTEM);
+	}
+	session.status = start(&session);
+	if (session.status == EXIT_OK) {
+		serve(&session);
+		transport_dev_join(session.transport);
+	}
+	end(&session);
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * tree: see tree.h.
+ */
+#include "fuse/tree.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#define NS_PER_S 1000000000ll
+#define BLKSIZE_MIN (64u << 10)
+#define BLKSIZE_MAX (1u << 20)
+#define SECTOR_BYTES 512u
+
+static int64_t ns_of(struct timespec time)
+{
+	return (int64_t)time.tv_sec * NS_PER_S + time.tv_nsec;
+}
+
+static struct timespec timespec_of(int64_t ns)
+{
+	struct timespec time = {.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
+
+	if (time.tv_nsec < 0) {
+		time.tv_nsec += NS_PER_S;
+		time.tv_sec--;
+	}
+	return time;
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	return ns_of(now);
+}
+
+static struct node *add_node(struct tree *tree, struct node *parent, const char *name)
+{
+	struct node *node;
+
+	if (tree->nb_nodes == tree->capacity) {
+		unsigned capacity = tree->capacity ? 2 * tree->capacity : 16;
+		struct node **nodes = realloc(tree->nodes, capacity * sizeof(struct node *));
+
+		if (!nodes)
+			return NULL;
+		tree->nodes = nodes;
+		tree->capacity = capacity;
+	}
+	node = calloc(1, sizeof(*node));
+	if (!node)
+		return NULL;
+	node->name = strdup(name);
+	if (!node->name) {
+		free(node);
+		return NULL;
+	}
+	node->parent = parent;
+	node->uid = tree->owner.uid;
+	node->gid = tree->owner.gid;
+	tree->nodes[tree->nb_nodes++] = node;
+	node->ino = tree->nb_nodes;
+	return node;
+}
+
+int tree_init(struct tree *tree, const struct tree_owner *owner)
+{
+	struct node *root;
+	int64_t now = now_ns();
+
+	tree_init_single(tree, owner);
+	root = add_node(tree, NULL, "");
+	if (!root)
+		return -ENOMEM;
+	root->is_dir = true;
+	root->mode = 0555 & ~(owner->has_umask ? owner->umask : 0);
+	root->atime_ns = root->mtime_ns = root->ctime_ns = now;
+	return 0;
+}
+
+void tree_init_single(struct tree *tree, const struct tree_owner *owner)
+{
+	*tree = (struct tree){.owner = *owner};
+}
+
+void tree_finish(struct tree *tree)
+{
+	for (unsigned i = 0; i < tree->nb_nodes; i++) {
+		free(tree->nodes[i]->name);
+		free(tree->nodes[i]);
+	}
+	free(tree->nodes);
+	*tree = (struct tree){0};
+}
+
+/* Nobody gets more than the image's own permissions give to anybody. */
+static mode_t file_mode(const struct tree_owner *owner, mode_t host_mode, bool writable)
+{
+	mode_t mode = owner->has_umask ? 0666 & ~owner->umask : 0600;
+
+	if (!writable || !(host_mode & 0222))
+		mode &= ~0222u;
+	if (!(host_mode & 0444))
+		mode &= ~0444u;
+	return mode;
+}
+
+int tree_add_file(struct tree *tree, struct node *parent, const char *name, struct image *image,
+		  const struct stat *host, struct node **ret_node)
+{
+	const struct image_info *info = image_info(image);
+	struct node *node;
+
+	if (parent && tree_lookup(tree, parent, name))
+		return -EEXIST;
+	node = add_node(tree, parent, name);
+	if (!node)
+		return -ENOMEM;
+	node->image = image;
+	node->writable = info->writable;
+	node->cluster_size = info->cluster_size;
+	node->size_bytes = info->virtual_size;
+	node->mode = file_mode(&tree->owner, host->st_mode, info->writable);
+	node->atime_ns = ns_of(host->st_atim);
+	node->mtime_ns = ns_of(host->st_mtim);
+	node->ctime_ns = ns_of(host->st_ctim);
+	*ret_node = node;
+	return 0;
+}
+
+struct node *tree_get(const struct tree *tree, uint64_t ino)
+{
+	return ino >= 1 && ino <= tree->nb_nodes ? tree->nodes[ino - 1] : NULL;
+}
+
+struct node *tree_next_child(const struct tree *tree, const struct node *dir, uint64_t ino)
+{
+	for (uint64_t i = ino ? ino - 1 : 0; i < tree->nb_nodes; i++) {
+		if (tree->nodes[i]->parent == dir)
+			return tree->nodes[i];
+	}
+	return NULL;
+}
+
+struct node *tree_lookup(const struct tree *tree, const struct node *parent, const char *name)
+{
+	struct node *node = tree_next_child(tree, parent, TREE_ROOT_INO);
+
+	while (node && strcmp(node->name, name))
+		node = tree_next_child(tree, parent, node->ino + 1);
+	return node;
+}
+
+uint64_t tree_clamp_sectors(uint64_t host_sectors, uint64_t size_bytes)
+{
+	uint64_t most = size_bytes / SECTOR_BYTES;
+
+	if (size_bytes == 0)
+		return 0;
+	if (most > 0)
+		most--;
+	if (host_sectors > most)
+		host_sectors = most;
+	return host_sectors ? host_sectors : 1;
+}
+
+void node_stat(const struct node *node, uint64_t host_sectors, struct stat *ret_stat)
+{
+	uint32_t blksize = node->cluster_size;
+
+	if (blksize < BLKSIZE_MIN)
+		blksize = BLKSIZE_MIN;
+	if (blksize > BLKSIZE_MAX)
+		blksize = BLKSIZE_MAX;
+	*ret_stat = (struct stat){
+		.st_ino = node->ino,
+		.st_mode = node->mode | (node->is_dir ? S_IFDIR : S_IFREG),
+		.st_nlink = node->is_dir ? 2 : 1,
+		.st_uid = node->uid,
+		.st_gid = node->gid,
+		.st_atim = timespec_of(node->atime_ns),
+		.st_mtim = timespec_of(node->mtime_ns),
+		.st_ctim = timespec_of(node->ctime_ns),
+		.st_blksize = node->is_dir ? 4096 : blksize,
+	};
+	if (!node->is_dir) {
+		ret_stat->st_size = (off_t)node->size_bytes;
+		ret_stat->st_blocks = (blkcnt_t)tree_clamp_sectors(host_sectors, node->size_bytes);
+	}
+}
+
+void node_touch(struct node *node)
+{
+	int64_t now = now_ns();
+
+	node->mtime_ns = now;
+	node->ctime_ns = now;
+}
+
+char *tree_name_for(const char *given_name, const char *path)
+{
+	static const char *const endings[] = {".qcow2", ".qcow", ".img"};
+	const char *slash = strrchr(path, '/');
+	const char *base = given_name ? given_name : slash ? slash + 1 : path;
+	size_t len = strlen(base);
+	char *name;
+
+	for (unsigned i = 0; !given_name && i < sizeof(endings) / sizeof(endings[0]); i++) {
+		size_t end = strlen(endings[i]);
+
+		if (len > end && !strcasecmp(base + len - end, endings[i])) {
+			len -= end;
+			break;
+		}
+	}
+	name = malloc(len + sizeof(".raw"));
+	if (!name)
+		return NULL;
+	memcpy(name, base, len);
+	memcpy(name + len, ".raw", sizeof(".raw"));
+	return name;
+}

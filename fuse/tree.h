@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * tree: which files a mount shows: their inode numbers, names and attributes.
+ *
+ * The tree is built before the first request and never changes its shape
+ * afterwards, so that any thread may walk it without a lock. What requests do
+ * change (sizes, times, owners, permissions) are atomics. Inode 1 is the root: a
+ * directory, or the raw file itself when the mount point is a regular file.
+ */
+#ifndef QCOW2FS_FUSE_TREE_H
+#define QCOW2FS_FUSE_TREE_H
+
+#include "core/image.h"
+#include "io/co_sync.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#define TREE_ROOT_INO 1u
+#define TREE_DEFAULT_NAME "disk.raw"
+
+struct node {
+	/* constant */
+	uint64_t ino;
+	struct node *parent; /* NULL: the root */
+	char *name;          /* "" for the root */
+	bool is_dir;
+	bool writable;
+	struct image *image; /* files: not owned; NULL for directories */
+	uint32_t cluster_size;
+
+	/* attributes */
+	_Atomic uint64_t size_bytes;
+	_Atomic uint32_t mode; /* permission bits */
+	_Atomic uint32_t uid, gid;
+	_Atomic int64_t atime_ns, mtime_ns, ctime_ns; /* since the epoch */
+
+	/* state of the requests, see ops.c */
+	_Atomic unsigned nb_cached_opens; /* handles that read through the page cache */
+	_Atomic bool maybe_cached;        /* the page cache may hold something */
+	/* the reactor's: */
+	bool dirty;                 /* written since the last write-back */
+	struct co_mutex size_mutex; /* held while the size changes */
+};
+
+/* Who owns the files and which permissions they get. */
+struct tree_owner {
+	uid_t uid;
+	gid_t gid;
+	bool has_umask; /* else readable and writable for the owner alone */
+	mode_t umask;
+};
+
+struct tree {
+	struct tree_owner owner;
+	struct node **nodes; /* nodes[ino - 1] */
+	unsigned nb_nodes, capacity;
+};
+
+/* Begins a tree whose root is a directory. Returns 0 or -ENOMEM. */
+int tree_init(struct tree *tree, const struct tree_owner *owner);
+/* Begins a tree whose root is a raw file: tree_add_file() is called once, for it. */
+void tree_init_single(struct tree *tree, const struct tree_owner *owner);
+/* Frees the nodes, not the images. */
+void tree_finish(struct tree *tree);
+
+/*
+ * Adds a file that shows `image`; `host` is the stat of the file that holds it, from
+ * which times and permissions are taken. Returns 0, -EEXIST when `parent` has the name, -ENOMEM.
+ * parent NULL: the root's place in a tree of tree_init_single().
+ */
+int tree_add_file(struct tree *tree, struct node *parent, const char *name, struct image *image,
+		  const struct stat *host, struct node **ret_node);
+
+/* NULL when there is none. [any thread] */
+struct node *tree_get(const struct tree *tree, uint64_t ino);
+struct node *tree_lookup(const struct tree *tree, const struct node *parent, const char *name);
+/* The first entry of `dir` with an inode number of at least `ino`, or NULL. */
+struct node *tree_next_child(const struct tree *tree, const struct node *dir, uint64_t ino);
+
+static inline struct node *tree_root(const struct tree *tree)
+{
+	return tree->nodes[0];
+}
+
+/* What stat(2) shows; host_sectors is the image's current estimate. [any thread] */
+void node_stat(const struct node *node, uint64_t host_sectors, struct stat *ret_stat);
+
+/* Moves mtime and ctime to now. [any thread] */
+void node_touch(struct node *node);
+
+/*
+ * The name of the raw file for an image of several: NAME.raw for NAME=IMAGE, else the
+ * image's file name without .qcow2, .qcow or .img. The caller frees it; NULL: no memory.
+ */
+char *tree_name_for(const char *given_name, const char *path);
+
+/*
+ * st_blocks: the estimate, but never 0 while there may be data and always below the
+ * size while there may be a hole, because tar and cp draw conclusions from both.
+ */
+uint64_t tree_clamp_sectors(uint64_t host_sectors, uint64_t size_bytes);
+
+#endif
