@@ -16,6 +16,7 @@
 #include "io/reactor.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,7 +92,7 @@ static inline int64_t fake_execute(const struct io_req *req, uint64_t len_bytes)
 	switch (req->op) {
 	case IO_READ:
 	case IO_WRITE:
-		return fake_move(req, len_bytes);
+		return req->nb_iov > IOV_MAX ? -EINVAL : fake_move(req, len_bytes);
 	case IO_ZERO:
 	case IO_ALLOC:
 		if (end > FAKE_DISK_BYTES)
