@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * sim: the driver behind `make sim`, `make sim-full` and the simulated part of
+ * `make check`. Lists the units, runs each in a process of its own (two at a time by
+ * default), and prints what was seen: per cell the number of distinct crash states,
+ * then the totals. Exit status 0: no violation and every floor reached.
+ *
+ *   sim [--check | --full] [--seed N] [--cell NAME] [--part NAME] [--workload W]
+ *       [--jobs N] [--images DIR] [--keep-going]
+ *
+ * A violation prints the options that repeat it.
+ */
+#include "test/sim/driver.h"
+#include "test/sim/verdict.h"
+
+#include <assert.h>
+#include <execinfo.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define UNITS_MAX 1024u
+#define STATES_PER_CELL_FLOOR 1000u
+
+static struct unit units[UNITS_MAX];
+static unsigned nb_units;
+
+static void usage(void)
+{
+	fputs("usage: sim [--check | --full] [--seed N] [--cell NAME] [--part NAME]\n"
+	      "           [--workload W] [--jobs N] [--images DIR] [--keep-going]\n",
+	      stderr);
+	exit(2);
+}
+
+static void add_share(const struct plan *plan, const struct cell *cell, enum part part,
+		      unsigned share, unsigned nb_shares)
+{
+	if (cell->illegal || (plan->only_cell && strcmp(plan->only_cell, cell->name) != 0) ||
+	    (plan->only_part >= 0 && plan->only_part != (int)part))
+		return;
+	assert(nb_units < UNITS_MAX);
+	units[nb_units++] = (struct unit){cell, part, share, nb_shares};
+}
+
+static void add_units(const struct plan *plan, const struct cell *cell, enum part part,
+		      unsigned nb_shares)
+{
+	for (unsigned i = 0; i < nb_shares; i++)
+		add_share(plan, cell, part, i, nb_shares);
+}
+
+static void list_units(const struct plan *plan)
+{
+	unsigned nb;
+	const struct cell *cells = cell_list(&nb);
+
+	for (unsigned i = 0; i < nb; i++)
+		add_units(plan, &cells[i], PART_PAIRS, 1);
+	for (unsigned i = 0; i < nb; i++)
+		add_units(plan, &cells[i], PART_RANDOM, 1);
+	for (unsigned i = 0; i < nb; i++) {
+		bool chosen = cells[i].cluster_size == 512 || cells[i].refcount_bits == 16;
+
+		if (plan->effort == EFFORT_CHECK && !plan->only_cell &&
+		    (cells[i].cluster_size > 4096 || cells[i].refcount_bits != 16))
+			continue;
+		if (chosen || plan->effort == EFFORT_FULL || plan->only_cell) {
+			add_units(plan, &cells[i], PART_FAULTS, 1);
+			add_units(plan, &cells[i], PART_ALLOCS, 1);
+		}
+	}
+	for (unsigned i = 0; schedule_cell(i); i++)
+		add_share(plan, cell_find(schedule_cell(i)), PART_SCHEDULES, i, 1);
+	if (plan->effort != EFFORT_CHECK)
+		add_units(plan, cell_find("c512-r16-v3"), PART_TRIPLES, 8);
+}
+
+/* ---- running the units ---- */
+
+static void on_signal(int sig)
+{
+	void *frames[32];
+
+	printf("FATAL %s: %s\n", verdict_context(), strsignal(sig));
+	fflush(stdout);
+	backtrace_symbols_fd(frames, backtrace(frames, 32), STDOUT_FILENO);
+	_exit(2);
+}
+
+static void catch_signals(void)
+{
+	static uint8_t stack[64u << 10];
+	const stack_t alternative = {.ss_sp = stack, .ss_size = sizeof(stack)};
+	const struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
+	const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};
+
+	sigaltstack(&alternative, NULL);
+	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		sigaction(signals[i], &action, NULL);
+}
+
+static void start_unit(const struct plan *plan, unsigned index, struct unit_result *results)
+{
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0) {
+		perror("fork");
+		exit(1);
+	}
+	if (pid == 0) {
+		catch_signals();
+		unit_run(plan, &units[index], &results[index]);
+		fflush(stdout);
+		_exit(0);
+	}
+}
+
+static void run_units(const struct plan *plan, struct unit_result *results)
+{
+	unsigned nb_running = 0;
+
+	for (unsigned i = 0; i < nb_units; i++) {
+		if (nb_running == plan->nb_jobs) {
+			wait(NULL);
+			nb_running--;
+		}
+		start_unit(plan, i, results);
+		nb_running++;
+	}
+	while (nb_running-- > 0)
+		wait(NULL);
+}
+
+/* ---- the report ---- */
+
+static void add_stats(struct explore_stats *to, const struct explore_stats *from)
+{
+	to->nb_runs += from->nb_runs;
+	to->nb_visited += from->nb_visited;
+	to->nb_judged += from->nb_judged;
+	to->nb_distinct += from->nb_distinct;
+	to->nb_leaky += from->nb_leaky;
+	to->nb_second += from->nb_second;
+	to->nb_qemu += from->nb_qemu;
+	to->nb_violations += from->nb_violations;
+	to->nb_faults += from->nb_faults;
+	if (from->max_excess_bytes > to->max_excess_bytes)
+		to->max_excess_bytes = from->max_excess_bytes;
+}
+
+static void print_stats(const char *name, const struct explore_stats *stats)
+{
+	printf("%-22s %7llu runs %9llu states %8llu distinct %6llu second %5llu qemu %7llu faults "
+	       "%4llu violations\n",
+	       name, (unsigned long long)stats->nb_runs, (unsigned long long)stats->nb_visited,
+	       (unsigned long long)stats->nb_distinct, (unsigned long long)stats->nb_second,
+	       (unsigned long long)stats->nb_qemu, (unsigned long long)stats->nb_faults,
+	       (unsigned long long)stats->nb_violations);
+}
+
+/* One line per cell; returns the number of cells below the floor of states. */
+static unsigned print_cells(const struct plan *plan, const struct unit_result *results,
+			    struct explore_stats *total)
+{
+	unsigned nb, nb_short = 0;
+	const struct cell *cells = cell_list(&nb);
+
+	for (unsigned c = 0; c < nb; c++) {
+		struct explore_stats sum = {0};
+		bool any = false;
+
+		for (unsigned i = 0; i < nb_units; i++) {
+			if (units[i].cell != &cells[c])
+				continue;
+			any = true;
+			add_stats(&sum, &results[i].stats);
+		}
+		if (!any)
+			continue;
+		print_stats(cells[c].name, &sum);
+		add_stats(total, &sum);
+		if (plan->effort != EFFORT_CHECK && plan->only_part < 0 &&
+		    sum.nb_distinct < STATES_PER_CELL_FLOOR)
+			nb_short++;
+	}
+	return nb_short;
+}
+
+static unsigned print_parts(const struct unit_result *results)
+{
+	unsigned nb_unfinished = 0;
+
+	for (enum part part = 0; part < PART_COUNT; part++) {
+		struct explore_stats sum = {0};
+		double seconds = 0;
+		unsigned seen = 0, fired = 0, nb = 0;
+
+		for (unsigned i = 0; i < nb_units; i++) {
+			if (units[i].part != part)
+				continue;
+			nb++;
+			add_stats(&sum, &results[i].stats);
+			seconds += results[i].seconds;
+			seen += results[i].nb_sites_seen;
+			fired += results[i].nb_sites_fired;
+			nb_unfinished += !results[i].finished;
+		}
+		if (!nb)
+			continue;
+		print_stats(part_name(part), &sum);
+		printf("%22s %.0f processor seconds", "", seconds);
+		if (seen)
+			printf(", call sites that failed: %u of %u", fired, seen);
+		putchar('\n');
+	}
+	return nb_unfinished;
+}
+
+static unsigned print_illegal(const struct plan *plan)
+{
+	unsigned nb, nb_accepted = 0;
+	const struct cell *cells = cell_list(&nb);
+
+	if (plan->only_cell || plan->only_part >= 0)
+		return 0;
+	for (unsigned i = 0; i < nb; i++) {
+		bool refused;
+
+		if (!cells[i].illegal)
+			continue;
+		refused = cell_is_refused(&cells[i]);
+		printf("%-22s not legal: %s (%s)\n", cells[i].name, cells[i].illegal,
+		       refused ? "refused" : "ACCEPTED");
+		nb_accepted += !refused;
+	}
+	return nb_accepted;
+}
+
+static void parse_options(int argc, char **argv, struct plan *plan)
+{
+	static const struct option options[] = {
+		{"check", no_argument, NULL, 'q'},      {"full", no_argument, NULL, 'f'},
+		{"seed", required_argument, NULL, 's'}, {"cell", required_argument, NULL, 'c'},
+		{"part", required_argument, NULL, 'p'}, {"workload", required_argument, NULL, 'w'},
+		{"jobs", required_argument, NULL, 'j'}, {"images", required_argument, NULL, 'i'},
+		{"keep-going", no_argument, NULL, 'k'}, {NULL, 0, NULL, 0}};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case 'q':
+			plan->effort = EFFORT_CHECK;
+			break;
+		case 'f':
+			plan->effort = EFFORT_FULL;
+			break;
+		case 's':
+			plan->seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'c':
+			plan->only_cell = optarg;
+			break;
+		case 'p':
+			for (enum part part = 0; part < PART_COUNT; part++) {
+				if (strcmp(optarg, part_name(part)) == 0)
+					plan->only_part = (int)part;
+			}
+			if (plan->only_part < 0)
+				usage();
+			break;
+		case 'w':
+			plan->only_workload = optarg;
+			break;
+		case 'j':
+			plan->nb_jobs = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'i':
+			cell_set_folder(optarg);
+			break;
+		case 'k':
+			plan->keep_going = true;
+			break;
+		default:
+			usage();
+		}
+	}
+	if (optind < argc || plan->nb_jobs == 0 || (plan->only_cell && !cell_find(plan->only_cell)))
+		usage();
+}
+
+int main(int argc, char **argv)
+{
+	struct plan plan = {.seed = 1, .effort = EFFORT_SIM, .nb_jobs = 2, .only_part = -1};
+	struct explore_stats total = {0};
+	struct unit_result *results;
+	unsigned nb_short, nb_unfinished, nb_accepted;
+
+	parse_options(argc, argv, &plan);
+	list_units(&plan);
+	results = mmap(NULL, UNITS_MAX * sizeof(*results), PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (results == MAP_FAILED) {
+		perror("mmap");
+		return 1;
+	}
+	printf("seed %llu\n", (unsigned long long)plan.seed);
+	run_units(&plan, results);
+
+	nb_accepted = print_illegal(&plan);
+	nb_short = print_cells(&plan, results, &total);
+	nb_unfinished = print_parts(results);
+	print_stats("total", &total);
+	if (nb_short)
+		printf("%u cells have fewer than %u distinct states\n", nb_short,
+		       STATES_PER_CELL_FLOOR);
+	if (nb_unfinished)
+		printf("%u units did not finish\n", nb_unfinished);
+	return total.nb_violations || nb_short || nb_unfinished || nb_accepted ? 1 : 0;
+}

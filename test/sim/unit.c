@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* unit: the work of one process of the driver. See driver.h. */
+#include "test/sim/choose.h"
+#include "test/sim/driver.h"
+#include "test/sim/verdict.h"
+#include "test/sim/workload.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WATCHDOG_SECONDS 120u
+
+static const char *const part_names[PART_COUNT] = {"pairs",  "triples", "random",
+						   "faults", "allocs",  "schedules"};
+
+const char *part_name(enum part part)
+{
+	return part_names[part];
+}
+
+void unit_begin_run(const struct plan *plan, const struct unit *unit, const char *workload)
+{
+	verdict_set_context("--seed %llu --cell %s --part %s --workload %s",
+			    (unsigned long long)plan->seed, unit->cell->name, part_name(unit->part),
+			    workload);
+	verdict_clear();
+	alarm(WATCHDOG_SECONDS);
+}
+
+static uint64_t hash_text(const char *text)
+{
+	uint64_t hash = 0;
+
+	while (*text)
+		hash = mix64(hash ^ (uint8_t)*text++);
+	return hash;
+}
+
+/* Seeds a run from everything that names it. */
+static void seed_run(const struct plan *plan, const struct unit *unit, uint64_t number)
+{
+	choose_seed(plan->seed ^ mix64(hash_text(unit->cell->name) ^ number << 8 ^ unit->part));
+}
+
+static unsigned power(unsigned base, unsigned exponent)
+{
+	return exponent ? base * power(base, exponent - 1) : 1;
+}
+
+static void run_combination(const struct plan *plan, const struct unit *unit,
+			    struct explorer *explorer, unsigned nb_ops, unsigned n)
+{
+	struct run *run = calloc(1, sizeof(*run));
+	char name[32];
+
+	if (!run)
+		abort();
+	snprintf(name, sizeof(name), "%u:%u", nb_ops, n);
+	unit_begin_run(plan, unit, name);
+	seed_run(plan, unit, (uint64_t)nb_ops << 32 | n);
+	explore_prepare(explorer, run);
+	workload_combination(run, nb_ops, n);
+	explore_run(explorer, run);
+	free(run);
+}
+
+static bool is_selected(const struct plan *plan, unsigned nb_ops, unsigned n)
+{
+	char name[32];
+
+	if (!plan->only_workload)
+		return true;
+	snprintf(name, sizeof(name), "%u:%u", nb_ops, n);
+	return strcmp(name, plan->only_workload) == 0;
+}
+
+static bool had_enough(const struct plan *plan, const struct explorer *explorer)
+{
+	return !plan->keep_going && explorer->stats.nb_violations >= explorer->max_violations;
+}
+
+static void run_combinations(const struct plan *plan, const struct unit *unit,
+			     struct explorer *explorer, unsigned nb_ops, unsigned stride)
+{
+	unsigned nb = power(WORKLOAD_TEMPLATES, nb_ops);
+
+	for (unsigned n = unit->share; n < nb && !had_enough(plan, explorer); n++) {
+		if (plan->only_workload ? !is_selected(plan, nb_ops, n)
+					: n % (unit->nb_shares * stride) != unit->share)
+			continue;
+		run_combination(plan, unit, explorer, nb_ops, n);
+	}
+}
+
+static void unit_combinations(const struct plan *plan, const struct unit *unit,
+			      struct explorer *explorer)
+{
+	if (unit->part == PART_TRIPLES) {
+		run_combinations(plan, unit, explorer, 3, 1);
+		return;
+	}
+	run_combinations(plan, unit, explorer, 1, 1);
+	/* A stride coprime to 20 meets every first and every second template. */
+	run_combinations(plan, unit, explorer, 2, plan->effort == EFFORT_CHECK ? 37 : 1);
+}
+
+static void unit_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer)
+{
+	static const uint32_t aligns[] = {1, 512, 512, 4096};
+	unsigned nb = plan->effort == EFFORT_CHECK ? 2 : plan->effort == EFFORT_SIM ? 12 : 400;
+
+	explorer->params.max_exhaustive = 4;
+	explorer->params.nb_random = 8;
+	explorer->params.max_moments = plan->effort == EFFORT_CHECK ? 10 : 30;
+	for (unsigned n = unit->share; n < nb && !had_enough(plan, explorer);
+	     n += unit->nb_shares) {
+		struct run *run = calloc(1, sizeof(*run));
+		char name[32];
+
+		if (!run)
+			abort();
+		snprintf(name, sizeof(name), "%u", n);
+		if (plan->only_workload && strcmp(name, plan->only_workload) != 0) {
+			free(run);
+			continue;
+		}
+		unit_begin_run(plan, unit, name);
+		seed_run(plan, unit, n);
+		explore_prepare(explorer, run);
+		for (unsigned i = 0; i < explorer->sim->disk->nb_files; i++)
+			explorer->sim->disk->files[i].align =
+				aligns[sim_choose(CHOICE_WORKLOAD, 4)];
+		explorer->sim->disk->no_fallocate = sim_one_in(CHOICE_WORKLOAD, 4);
+		run->l2_cache_bytes = sim_choose(CHOICE_WORKLOAD, 2) ? 0 : 1;
+		workload_random(run, 20 + sim_choose(CHOICE_WORKLOAD, 180),
+				1 + sim_choose(CHOICE_WORKLOAD, 4));
+		explore_run(explorer, run);
+		free(run);
+	}
+}
+
+static double now_seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+void unit_run(const struct plan *plan, const struct unit *unit, struct unit_result *result)
+{
+	double start = now_seconds();
+	struct cell_image image;
+	struct explorer explorer;
+	struct sim sim;
+	int err = cell_load(unit->cell, &image);
+
+	if (err)
+		verdict_fatal("the image of %s cannot be made: %s", unit->cell->name,
+			      strerror(-err));
+	sim_create(&sim);
+	explorer_init(&explorer, &sim, &image);
+	explorer.second_one_in = plan->effort == EFFORT_CHECK ? 400 : 200;
+	explorer.qemu_one_in = 1000;
+	if (plan->effort == EFFORT_CHECK)
+		explorer.params = (struct crash_params){.max_exhaustive = 7, .nb_random = 16};
+	switch (unit->part) {
+	case PART_PAIRS:
+	case PART_TRIPLES:
+		unit_combinations(plan, unit, &explorer);
+		break;
+	case PART_RANDOM:
+		unit_random(plan, unit, &explorer);
+		break;
+	case PART_FAULTS:
+	case PART_ALLOCS:
+		unit_faults(plan, unit, &explorer, result);
+		break;
+	default:
+		unit_schedules(plan, unit, &explorer);
+		break;
+	}
+	alarm(0);
+	result->stats = explorer.stats;
+	explorer_finish(&explorer);
+	sim_destroy(&sim);
+	cell_unload(&image);
+	result->seconds = now_seconds() - start;
+	result->finished = true;
+}
