@@ -119,6 +119,8 @@ $(B)/test/unit/test_%: $(B)/test/unit/test_%.o $(LIBS)
 	$(call say,LINK)
 	$(call link,$(PKG_LIBS) -lcmocka)
 
+include test/sim/sim.mk
+
 # Tests that include a header of the server, or of the simulated disk, link with it.
 including  = $(patsubst %.c,$(B)/%,$(if $(UNIT_SRC),$(shell grep -l '^#include "$(1)' $(UNIT_SRC))))
 $(call including,fuse/): $(B)/libserver.a
