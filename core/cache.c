@@ -67,7 +67,7 @@ static void discard_slice(struct cache *cache, struct slice *slice)
 {
 	struct slice **link = bucket(cache, slice->host_off);
 
-	assert(!slice->pins && !slice->loading);
+	assert(!slice->pins && !slice->loading && !slice->storing);
 	cache_mark_clean(cache, slice);
 	while (*link != slice)
 		link = &(*link)->hash_next;
@@ -138,12 +138,17 @@ static int grow(struct cache *cache)
 	return 0;
 }
 
+static bool may_go(const struct slice *slice)
+{
+	return !slice->pins && !slice->loading && !slice->dirty && !slice->storing;
+}
+
 /* The least recently used slice that may go, NULL when there is none. */
 static struct slice *oldest_clean(struct cache *cache)
 {
 	struct slice *slice = cache->lru.lru_next;
 
-	while (slice != &cache->lru && (slice->pins || slice->loading || slice->dirty))
+	while (slice != &cache->lru && !may_go(slice))
 		slice = slice->lru_next;
 	return slice != &cache->lru ? slice : NULL;
 }
@@ -324,6 +329,20 @@ void cache_mark_clean(struct cache *cache, struct slice *slice)
 		co_queue_wake_all(&cache->evict_waiters);
 }
 
+void cache_begin_store(struct cache *cache, struct slice *slice)
+{
+	assert(!slice->storing);
+	cache_mark_clean(cache, slice);
+	slice->storing = true;
+}
+
+void cache_end_store(struct cache *cache, struct slice *slice)
+{
+	slice->storing = false;
+	if (!co_queue_empty(&cache->evict_waiters))
+		co_queue_wake_all(&cache->evict_waiters);
+}
+
 void cache_forget(struct cache *cache, uint64_t host_off, uint64_t len_bytes)
 {
 	for (uint64_t end = host_off + len_bytes; host_off < end; host_off += cache->slice_bytes) {
@@ -341,7 +360,7 @@ void cache_trim(struct cache *cache)
 
 	for (struct slice *slice = cache->lru.lru_next; slice != &cache->lru; slice = next) {
 		next = slice->lru_next;
-		if (!slice->pins && !slice->loading && !slice->dirty)
+		if (may_go(slice))
 			discard_slice(cache, slice);
 	}
 	/* What is left in the ring keeps its chunk; the free list is built anew. */

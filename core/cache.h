@@ -28,6 +28,7 @@ struct slice {
 	enum io_tag tag;
 	bool loading; /* being read; data is not valid yet */
 	bool dirty;   /* differs from the file; on the dirty list of its tag */
+	bool storing; /* a copy is being written; not to be re-read from the file yet */
 	int pins;
 	struct slice *hash_next;
 	struct slice *lru_prev, *lru_next;     /* while unpinned or pinned: always */
@@ -75,6 +76,9 @@ int coroutine_fn cache_get_new(struct cache *cache, uint64_t host_off, enum io_t
 void cache_put(struct cache *cache, struct slice *slice);
 void cache_mark_dirty(struct cache *cache, struct slice *slice);
 void cache_mark_clean(struct cache *cache, struct slice *slice);
+/* The flush took a copy of a dirty slice: clean from now on, kept until it is stored. */
+void cache_begin_store(struct cache *cache, struct slice *slice);
+void cache_end_store(struct cache *cache, struct slice *slice);
 /* Drops all slices of [host_off, host_off + len_bytes), dirty or not; none may be pinned or
  * loading. */
 void cache_forget(struct cache *cache, uint64_t host_off, uint64_t len_bytes);

@@ -3,6 +3,7 @@
  * image: opening and closing a chain, its facts and figures (see image.h).
  */
 #include "core/layer.h"
+#include "core/writer.h"
 
 #include <errno.h>
 
@@ -53,16 +54,6 @@ static void finish_info(struct image *image, bool writable)
 	}
 }
 
-static int check_writable(const struct image *image, struct error **reterr)
-{
-	if (image->header.incompatible_features & INCOMPAT_CORRUPT)
-		return error_set(
-			reterr, ERROR_CORRUPT, EROFS,
-			"the image is marked corrupt; mount it with -o ro, or repair it with "
-			"qemu-img check -r all");
-	return 0;
-}
-
 int coroutine_fn image_open(struct opener *opener, const char *path,
 			    const struct image_options *options, struct image **ret_image,
 			    struct error **reterr)
@@ -83,13 +74,18 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 	if (ret)
 		return ret;
 	chain.top = image;
-	if (writable)
-		ret = check_writable(image, reterr);
-	if (!ret && !options->no_backing)
+	if (!options->no_backing)
 		ret = backing_open_chain(image, &chain, reterr);
 	if (ret) {
 		free_chain(image);
 		return ret;
+	}
+	if (writable) {
+		ret = writer_open(image, options->discard_keeps_space, reterr);
+		if (ret) {
+			free_chain(image);
+			return ret;
+		}
 	}
 	finish_info(image, writable);
 	*ret_image = image;
@@ -98,10 +94,14 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 
 int coroutine_fn image_close(struct image *image)
 {
+	int ret = 0;
+
 	co_rwlock_wrlock(&image->resize_lock); /* until requests under way have ended */
+	if (image->writer)
+		ret = writer_close(image);
 	co_rwlock_unlock(&image->resize_lock);
 	free_chain(image);
-	return 0;
+	return ret;
 }
 
 const struct image_info *image_info(const struct image *image)
@@ -153,6 +153,10 @@ void image_get_stats(const struct image *image, struct image_stats *ret_stats)
 	ret_stats->l2_misses = image->l2_cache.misses;
 	ret_stats->metadata_bytes =
 		(uint64_t)image->l2_cache.nb_slices * image->l2_cache.slice_bytes;
+	if (image->writer) {
+		ret_stats->refcount_hits = image->writer->ref_cache.hits;
+		ret_stats->refcount_misses = image->writer->ref_cache.misses;
+	}
 }
 
 uint64_t image_host_sectors(const struct image *image)

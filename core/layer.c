@@ -4,6 +4,8 @@
  */
 #include "core/layer.h"
 
+#include "core/check.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -132,6 +134,29 @@ static int init_caches(struct image *image, uint64_t l2_cache_bytes)
 			  l2_cache_bytes);
 }
 
+/*
+ * Before an image is written: a corrupt one is refused, a dirty one gets its refcounts
+ * rebuilt, after which the header is read again.
+ */
+static int coroutine_fn prepare_writable(struct image *image, struct error **reterr)
+{
+	struct header *h = &image->header;
+	int ret;
+
+	if (h->incompatible_features & INCOMPAT_CORRUPT)
+		return error_set(
+			reterr, ERROR_CORRUPT, EROFS,
+			"the image is marked corrupt; mount it with -o ro, or repair it with "
+			"qemu-img check -r all");
+	if (!(h->incompatible_features & INCOMPAT_DIRTY))
+		return 0;
+	ret = check_rebuild_refcounts(image->file, reterr);
+	if (ret)
+		return ret;
+	header_finish(h);
+	return header_read(image->file, h, reterr);
+}
+
 static int coroutine_fn read_metadata(struct image *image, const struct chain *chain, bool writable,
 				      struct error **reterr)
 {
@@ -139,6 +164,8 @@ static int coroutine_fn read_metadata(struct image *image, const struct chain *c
 	int ret;
 
 	ret = header_read(image->file, &image->header, reterr);
+	if (!ret && writable)
+		ret = prepare_writable(image, reterr);
 	if (ret)
 		return ret;
 	derive(image);

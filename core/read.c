@@ -8,6 +8,7 @@
  * compressed; the bookkeeping lives on the coroutine's stack.
  */
 #include "core/map.h"
+#include "core/write.h"
 
 #include <errno.h>
 
@@ -159,6 +160,41 @@ static int coroutine_fn read_range(struct image *image, struct read_plan *plan, 
 	return ret ? ret : plan->result;
 }
 
+static void plan_init(struct read_plan *plan, uint64_t guest_off, void *buf,
+		      struct read_pieces *pieces)
+{
+	plan->guest_off = guest_off;
+	plan->buf = buf;
+	plan->pieces = pieces;
+	plan->nb = 0;
+	plan->result = 0;
+	if (pieces)
+		pieces->nb = 0;
+}
+
+int coroutine_fn read_for_copy(struct image *image, uint64_t guest_off, uint8_t *buf,
+			       size_t len_bytes, bool *ret_zero)
+{
+	uint64_t inside = guest_off < image->virtual_size ? image->virtual_size - guest_off : 0;
+	size_t nb_read = min_u64(len_bytes, inside);
+	struct read_pieces pieces;
+	struct read_plan plan;
+	int ret;
+
+	plan_init(&plan, guest_off, buf, &pieces);
+	ret = read_range(image, &plan, nb_read);
+	if (ret)
+		return ret;
+	*ret_zero = !pieces.nb || (pieces.nb == 1 && !pieces.iov[0].iov_base);
+	if (*ret_zero)
+		return 0;
+	for (unsigned i = 0, done = 0; i < pieces.nb; done += pieces.iov[i++].iov_len)
+		if (!pieces.iov[i].iov_base)
+			memset(buf + done, 0, pieces.iov[i].iov_len);
+	memset(buf + nb_read, 0, len_bytes - nb_read);
+	return 0;
+}
+
 int coroutine_fn image_read(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes,
 			    struct read_pieces *pieces)
 {
@@ -166,13 +202,7 @@ int coroutine_fn image_read(struct image *image, uint64_t guest_off, void *buf, 
 	struct io_record record;
 	int ret;
 
-	plan.guest_off = guest_off;
-	plan.buf = buf;
-	plan.pieces = pieces;
-	plan.nb = 0;
-	plan.result = 0;
-	if (pieces)
-		pieces->nb = 0;
+	plan_init(&plan, guest_off, buf, pieces);
 	co_rwlock_rdlock(&image->resize_lock);
 	if (guest_off > image->virtual_size || len_bytes > image->virtual_size - guest_off) {
 		ret = -EINVAL;

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * resize: changing the virtual size. The L1 table grows first, header.size changes last;
+ * what a growing disk uncovers reads as zeros, also above a longer backing file.
+ */
+#include "core/alloc.h"
+#include "core/flush.h"
+#include "core/map.h"
+#include "core/release.h"
+#include "core/write.h"
+#include "io/buf.h"
+
+#include <errno.h>
+
+#define TABLE_STEP_BYTES (64u << 10)
+
+static int coroutine_fn l1_entries_needed(const struct image *image, uint64_t size_bytes,
+					  uint64_t *ret_nb)
+{
+	unsigned span_bits = image->cluster_bits + image->l2_bits;
+
+	*ret_nb = span_bits >= 63 ? 1 : div_up(size_bytes, 1ull << span_bits);
+	return *ret_nb > L1_BYTES_MAX / 8 ? -EFBIG : 0;
+}
+
+/* Writes the new L1 table at new_off: the old entries as they are now, then zeros. */
+static int coroutine_fn write_l1(struct image *image, uint64_t new_off, uint64_t new_bytes)
+{
+	uint64_t old_bytes = (uint64_t)image->l1_size * 8;
+	uint8_t *buf = buf_get(TABLE_STEP_BYTES);
+	int ret = buf ? 0 : -ENOMEM;
+
+	for (uint64_t done = 0; done < new_bytes && !ret; done += TABLE_STEP_BYTES) {
+		uint64_t n = min_u64(new_bytes - done, TABLE_STEP_BYTES);
+		uint64_t nb_old = done < old_bytes ? min_u64(n, old_bytes - done) : 0;
+
+		memset(buf, 0, n);
+		if (nb_old)
+			ret = file_read(image->file, image->l1_table_offset + done, buf, nb_old,
+					IO_TAG_L1);
+		if (!ret)
+			ret = file_write(image->file, new_off + done, buf, n, IO_TAG_L1);
+	}
+	buf_put(buf, TABLE_STEP_BYTES);
+	return ret;
+}
+
+static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
+{
+	struct image *image = writer->image;
+	uint64_t size = cluster_size(image);
+	uint64_t nb_clusters = div_up(nb_entries * 8, size), nb;
+	uint64_t old_off = image->l1_table_offset, old_bytes = (uint64_t)image->l1_size * 8;
+	uint64_t new_off;
+	bool zero;
+	int ret;
+
+	ret = flush_run(writer); /* the file holds the L1 table as it is now */
+	if (!ret)
+		ret = alloc_clusters(writer, nb_clusters, nb_clusters, &new_off, &nb, &zero);
+	if (ret)
+		return ret;
+	cache_forget(&image->l2_cache, new_off, nb_clusters * size);
+	ret = write_l1(image, new_off, nb_clusters * size);
+	if (!ret)
+		ret = overlap_add(&writer->overlap, new_off, nb_clusters * size);
+	if (!ret)
+		ret = run_list_reserve(&writer->unlinked, 1);
+	if (ret) {
+		alloc_undo(writer, new_off, nb_clusters); /* I12 */
+		return ret;
+	}
+	ret = flush_switch_l1(writer, new_off, nb_entries); /* I2 */
+	if (ret)
+		return ret;
+	image->l1_table_offset = new_off;
+	image->l1_size = nb_entries;
+	if (old_bytes) {
+		cache_forget(&image->l2_cache, old_off, round_up(old_bytes, size));
+		run_list_add(&writer->unlinked, old_off >> image->cluster_bits,
+			     div_up(old_bytes, size)); /* I4 */
+		writer_note_write(writer);
+	}
+	return 0;
+}
+
+/* Makes [from, to), which lies outside the old or the new disk, read as zeros. */
+static int coroutine_fn zero_outside(struct writer *writer, uint64_t from, uint64_t to)
+{
+	struct io_record record;
+	int ret;
+
+	if (from >= to)
+		return 0;
+	io_begin(writer->image, &record);
+	ret = zero_range(writer, from, to - from, ZERO_FREE);
+	io_end(writer->image, &record);
+	return ret;
+}
+
+static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
+{
+	struct image *image = writer->image;
+	uint64_t old_bytes = image->virtual_size, nb_entries;
+	/* What could shine through: the rest of the last cluster, and a longer backing file. */
+	uint64_t end = round_up(old_bytes, cluster_size(image));
+	int ret = l1_entries_needed(image, size_bytes, &nb_entries);
+
+	if (!ret && nb_entries > image->l1_size)
+		ret = grow_l1(writer, nb_entries);
+	if (ret)
+		return ret;
+	if (image->backing)
+		end = max_u64(end, image->backing->virtual_size);
+	image->virtual_size = size_bytes;
+	ret = zero_outside(writer, old_bytes, min_u64(end, size_bytes));
+	if (!ret)
+		ret = flush_set_size(writer, size_bytes);
+	if (ret)
+		image->virtual_size = old_bytes;
+	return ret;
+}
+
+static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
+{
+	struct image *image = writer->image;
+	uint64_t old_bytes = image->virtual_size;
+	int ret = zero_outside(writer, size_bytes, old_bytes);
+
+	if (!ret)
+		ret = flush_set_size(writer, size_bytes);
+	if (!ret)
+		image->virtual_size = size_bytes;
+	return ret;
+}
+
+int coroutine_fn image_resize(struct image *image, uint64_t virtual_size)
+{
+	struct writer *writer = image->writer;
+	int ret;
+
+	if (!writer)
+		return -EROFS;
+	if (virtual_size > INT64_MAX - (2ull << CLUSTER_BITS_MAX))
+		return -EFBIG;
+	virtual_size = round_up(virtual_size, 512);
+	co_rwlock_wrlock(&image->resize_lock);
+	ret = writer_begin(writer);
+	if (!ret && virtual_size > image->virtual_size)
+		ret = grow(writer, virtual_size);
+	else if (!ret && virtual_size < image->virtual_size)
+		ret = shrink(writer, virtual_size);
+	image->info.virtual_size = image->virtual_size;
+	co_rwlock_unlock(&image->resize_lock);
+	return ret;
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * writer: what an image needs beyond reading: refcounts, allocation, the owner map,
+ * guest ranges in flight, and the state of write-back.
+ *
+ * The ordering law, named by its rules at the lines that keep it:
+ *  I1 refcount before pointer          I7 COPIED means refcount 1
+ *  I2 contents before pointer          I8 overlapping changes are serialised
+ *  I3 data before pointer              I9 host punch after removal, before reuse
+ *  I4 removal before decrease          I10 the order of barriers in a flush
+ *  I5 no reuse before removal is durable  I11 feature bits before what they announce
+ *  I6 no reuse under I/O in flight     I12 a failed request gives its clusters back
+ *
+ * How: an allocating write raises refcounts in the cache, writes data, then changes
+ * the L2 entry in the cache; what the entry pointed to goes to the list `unlinked`. A
+ * flush (flush.h) copies all dirty slices at one instant and stores them in the order
+ * of I10; only then does release (release.h) lower refcounts and hand clusters back.
+ *
+ * Lock order: alloc_mutex → flush_mutex. The flush takes no other lock.
+ */
+#ifndef QCOW2FS_CORE_WRITER_H
+#define QCOW2FS_CORE_WRITER_H
+
+#include "core/internal.h"
+#include "core/overlap.h"
+#include "io/reactor.h"
+
+/* A run of host clusters, by index. */
+struct cluster_run {
+	uint64_t first, nb;
+};
+
+/* A growing array of runs. */
+struct run_list {
+	struct cluster_run *runs;
+	size_t nb, nb_max;
+};
+
+struct writer {
+	struct image *image;
+	struct cache ref_cache; /* refcount table and refcount blocks */
+	struct overlap overlap;
+	unsigned refblock_bits;      /* log2 of entries per refcount block */
+	struct range_lock in_flight; /* guest bytes whose mapping is being changed: I8 */
+	struct co_mutex table_mutex; /* creating L2 tables */
+
+	/* allocation; under alloc_mutex */
+	struct co_mutex alloc_mutex;
+	struct run_list free_runs; /* freed since opening, to be reused first */
+	uint64_t scan;             /* clusters below have been looked at */
+	uint64_t tail;             /* where to go on when looking takes too long */
+	uint64_t zero_from;        /* host bytes from here on have never been written */
+
+	/* write-back */
+	struct co_mutex flush_mutex;
+	uint64_t flush_started, flush_done; /* rounds */
+	bool unflushed;  /* something was written since the last barrier was issued */
+	int failed;      /* -errno of a failed barrier: no flush succeeds any more */
+	bool keep_space; /* freed clusters are not punched out of the host file */
+	struct run_list
+		unlinked; /* one reference each, to be dropped after the next flush: I4, I5 */
+	struct timer writeback_timer;
+	struct task writeback_task;
+	bool writeback_running;
+	bool closing;
+	struct co_queue idle; /* neither write-back nor release is running */
+
+	/* release of what a flush has unlinked durably */
+	struct run_list released;
+	struct task release_task;
+	bool release_running;
+
+	/* before the first change */
+	struct co_mutex begin_mutex;
+	bool begun;
+};
+
+/* Makes image->writer. `image` was just opened for writing. 0 or -errno with *reterr. */
+int coroutine_fn writer_open(struct image *image, bool keep_space, struct error **reterr);
+/* Writes back, releases, frees image->writer. The caller holds resize_lock for writing. 0 or
+ * -errno. */
+int coroutine_fn writer_close(struct image *image);
+
+/*
+ * To be called before every change: the first time it builds the owner map and clears
+ * or marks what this writer does not maintain (I11). 0, or -EIO for a broken writer.
+ */
+int coroutine_fn writer_begin(struct writer *writer);
+
+/*
+ * The image contradicts itself: sets the corrupt bit durably (I11) and refuses every
+ * further change. Returns -EIO.
+ */
+int coroutine_fn writer_mark_corrupt(struct writer *writer);
+
+/* For the caches: writes back, so that slices can be evicted. ctx is the writer. 0 or -errno. */
+int coroutine_fn writer_make_clean(void *ctx);
+
+/* Waits until neither write-back in the background nor release is running. */
+void coroutine_fn writer_wait_idle(struct writer *writer);
+
+/* Something was written to a file: the next flush needs a barrier, within seconds. */
+void writer_note_write(struct writer *writer);
+
+/* Room for `nb` more runs, so that run_list_add() cannot fail. 0 or -ENOMEM. */
+int run_list_reserve(struct run_list *list, size_t nb);
+/* Appends, joining the last run where it continues it. Room was reserved. */
+void run_list_add(struct run_list *list, uint64_t first, uint64_t nb);
+void run_list_free(struct run_list *list);
+
+#endif
