@@ -190,7 +190,7 @@ static int open_params(const struct named *named, struct file **ret_file, struct
 	int ret = file_open(named->host->reactor, &named->params, ret_file, &cause);
 
 	if (ret < 0)
-		set_named_error(named, ret, cause, reterr);
+		ret = set_named_error(named, ret, cause, reterr);
 	error_free(cause);
 	return ret;
 }
