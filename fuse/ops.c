@@ -56,9 +56,43 @@ static void request_put(struct request *request)
 	atomic_fetch_sub(&ops->nb_active, 1);
 }
 
+static enum stats_class class_of(enum request_op op)
+{
+	switch (op) {
+	case REQUEST_READ:
+		return STATS_READ;
+	case REQUEST_WRITE:
+		return STATS_WRITE;
+	case REQUEST_FLUSH:
+	case REQUEST_RELEASE:
+	case REQUEST_FSYNC:
+		return STATS_FLUSH;
+	case REQUEST_FALLOCATE:
+	case REQUEST_SETATTR:
+		return STATS_SPACE;
+	default:
+		return STATS_OTHER;
+	}
+}
+
+static void count(const struct request *request, int error, const struct iovec *iov, int nb_iov)
+{
+	struct stats *stats = request->node ? request->node->stats : NULL;
+	uint64_t bytes = 0;
+
+	if (!stats)
+		return;
+	if (request->op == REQUEST_WRITE && !error)
+		bytes = request->len_bytes;
+	for (int i = 0; request->op == REQUEST_READ && i < nb_iov; i++)
+		bytes += iov[i].iov_len;
+	stats_note(stats, class_of(request->op), error, bytes, stats_now_ns() - request->start_ns);
+}
+
 void request_reply(struct request *request, int error, const struct iovec *iov, int nb_iov)
 {
 	request->transport->reply(request, error, iov, nb_iov);
+	count(request, error, iov, nb_iov);
 	request_put(request);
 }
 
@@ -67,6 +101,12 @@ void request_reply_buf(struct request *request, const void *buf, size_t len_byte
 	struct iovec iov = {.iov_base = (void *)buf, .iov_len = len_bytes};
 
 	request_reply(request, 0, &iov, 1);
+}
+
+void request_run(struct request *request, void (*fn)(void *arg))
+{
+	request->task = (struct task){.fn = fn, .arg = request};
+	reactor_post(request->ops->params.reactor, &request->task);
 }
 
 /* ---- attributes ---- */
@@ -245,6 +285,18 @@ static void handle_readdir(struct request *request)
 
 /* ---- open, release ---- */
 
+/* A file is counted from its first open on. */
+static void begin_stats(struct node *node)
+{
+	struct stats *none = NULL, *stats;
+
+	if (node->stats)
+		return;
+	stats = calloc(1, sizeof(*stats));
+	if (stats && !atomic_compare_exchange_strong(&node->stats, &none, stats))
+		free(stats);
+}
+
 /*
  * Direct opens bypass the page cache, and their writes may run in parallel. All others
  * use it and find what earlier opens left there. O_TRUNC is ignored, as on a block device.
@@ -263,6 +315,7 @@ static void handle_open(struct request *request)
 		request_reply_error(request, -EROFS);
 		return;
 	}
+	begin_stats(node);
 	if (writes)
 		out.fh |= FH_WRITABLE;
 	if ((request->flags & O_DIRECT) || request->ops->params.cache == CACHE_NONE) {
@@ -276,17 +329,11 @@ static void handle_open(struct request *request)
 	request_reply_buf(request, &out, sizeof(out));
 }
 
-static void run(struct request *request, void (*fn)(void *arg))
-{
-	request->task = (struct task){.fn = fn, .arg = request};
-	reactor_post(request->ops->params.reactor, &request->task);
-}
-
 /* close(2) waits for FLUSH, so that an image is complete when a program that wrote it ends. */
 static void handle_flush(struct request *request)
 {
 	if (request->fh & FH_WRITABLE)
-		run(request, ops_run_flush);
+		request_run(request, ops_run_flush);
 	else
 		request_reply_error(request, 0);
 }
@@ -344,7 +391,7 @@ static void handle_statfs(struct request *request)
 static void handle_setattr(struct request *request)
 {
 	if (request->setattr_valid & FATTR_SIZE)
-		run(request, ops_run_truncate);
+		request_run(request, ops_run_truncate);
 	else
 		set_attributes(request);
 }
@@ -361,7 +408,7 @@ static void handle_read(struct request *request)
 		return;
 	}
 	request->buf_bytes = request->len_bytes;
-	run(request, ops_run_read);
+	request_run(request, ops_run_read);
 }
 
 struct handler {
@@ -384,6 +431,8 @@ static const struct handler handlers[REQUEST_COUNT] = {
 	[REQUEST_READDIR] = {.fn = handle_readdir, .any_node = true},
 	[REQUEST_READDIRPLUS] = {.fn = handle_readdir, .any_node = true},
 	[REQUEST_STATFS] = {.fn = handle_statfs, .any_node = true},
+	[REQUEST_GETXATTR] = {.fn = handle_getxattr, .any_node = true},
+	[REQUEST_LISTXATTR] = {.fn = handle_listxattr, .any_node = true},
 	[REQUEST_FALLOCATE] = {.run = ops_run_fallocate, .writes = true},
 	[REQUEST_LSEEK] = {.run = ops_run_lseek},
 	[REQUEST_COPY_FILE_RANGE] = {.run = ops_run_copy},
@@ -395,6 +444,7 @@ void ops_dispatch(struct request *request)
 	const struct handler *handler = &handlers[request->op];
 
 	atomic_fetch_add(&ops->nb_active, 1);
+	request->start_ns = stats_now_ns();
 	request->node = tree_get(ops->params.tree, request->ino);
 	if (ops->closing)
 		request_reply_error(request, -EIO);
@@ -407,7 +457,7 @@ void ops_dispatch(struct request *request)
 	else if (handler->fn)
 		handler->fn(request);
 	else
-		run(request, handler->run);
+		request_run(request, handler->run);
 }
 
 /* ---- life ---- */

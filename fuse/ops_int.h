@@ -56,8 +56,14 @@ static inline void request_reply_error(struct request *request, int error)
 }
 void request_reply_buf(struct request *request, const void *buf, size_t len_bytes);
 
+/* Hands the request to a coroutine of the reactor. */
+void request_run(struct request *request, void (*fn)(void *arg));
+
 /* Answers GETATTR and SETATTR with the node's attributes. */
 void reply_attr(struct request *request);
+
+void handle_getxattr(struct request *request);
+void handle_listxattr(struct request *request);
 
 /* The coroutines, one for each operation; they end with the reply. */
 void coroutine_fn ops_run_read(void *arg);

@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PAGE_BYTES 4096u
@@ -33,6 +34,7 @@
 #define WRITE_HEADER_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* libfuse reads up to one page of headers besides the payload. */
 #define RECEIVE_BYTES (PAGE_BYTES + MAX_WRITE_BYTES + PAGE_BYTES)
+#define MESSAGE_BYTES_MAX (RECEIVE_BYTES - PAGE_BYTES + WRITE_HEADER_BYTES)
 /* Payloads up to this size are copied out of the receive buffer. */
 #define COPY_BYTES_MAX (32u << 10)
 /* Receive buffers besides one for each thread. */
@@ -52,6 +54,9 @@ struct transport_dev {
 	struct transport_dev_params params;
 	struct fuse_session *session;
 	bool mounted;
+	/* of INIT, which is answered before any other request is sent */
+	_Atomic uint64_t init_unique;
+	uint32_t init_offered;
 
 	pthread_t threads[OPTIONS_THREADS_MAX];
 	unsigned nb_threads;
@@ -367,6 +372,33 @@ static void dev_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 	ops_dispatch(request);
 }
 
+static void dev_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	struct request *request;
+
+	/* A name that does not fit is none of ours. */
+	if (strlen(name) > REQUEST_NAME_MAX) {
+		fuse_reply_err(req, ENODATA);
+		return;
+	}
+	request = begin(req, REQUEST_GETXATTR, ino, NULL);
+	if (!request)
+		return;
+	strcpy(request->name, name);
+	request->len_bytes = size;
+	ops_dispatch(request);
+}
+
+static void dev_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	struct request *request = begin(req, REQUEST_LISTXATTR, ino, NULL);
+
+	if (!request)
+		return;
+	request->len_bytes = size;
+	ops_dispatch(request);
+}
+
 static const struct fuse_lowlevel_ops dev_ops = {
 	.init = dev_init,
 	.lookup = dev_lookup,
@@ -383,10 +415,53 @@ static const struct fuse_lowlevel_ops dev_ops = {
 	.readdir = dev_readdir,
 	.readdirplus = dev_readdirplus,
 	.statfs = dev_statfs,
+	.getxattr = dev_getxattr,
+	.listxattr = dev_listxattr,
 	.fallocate = dev_fallocate,
 	.lseek = dev_lseek,
 	.copy_file_range = dev_copy_file_range,
 };
+
+/* ---- the device ---- */
+
+/* libfuse may ask for more than fits; the kernel never sends more than was negotiated. */
+static ssize_t device_read(int fd, void *buf, size_t len_bytes, void *userdata)
+{
+	return read(fd, buf, len_bytes < MESSAGE_BYTES_MAX ? len_bytes : MESSAGE_BYTES_MAX);
+}
+
+/*
+ * Adds to libfuse's answer to INIT what it cannot express: HANDLE_KILLPRIV_V2, without which
+ * the kernel asks for the attribute security.capability before every buffered write. No
+ * file here ever has set-id bits or capabilities to be dropped.
+ */
+static ssize_t device_writev(int fd, struct iovec *iov, int nb_iov, void *userdata)
+{
+	struct transport_dev *dev = userdata;
+	const struct fuse_out_header *header = iov[0].iov_base;
+
+	if (dev->init_unique && header->unique == dev->init_unique) {
+		dev->init_unique = 0;
+		if (!header->error && nb_iov == 2 &&
+		    iov[1].iov_len >= sizeof(struct fuse_init_out)) {
+			struct fuse_init_out *out = iov[1].iov_base;
+
+			out->flags |= dev->init_offered & FUSE_HANDLE_KILLPRIV_V2;
+		}
+	}
+	return writev(fd, iov, nb_iov);
+}
+
+static void note_init(struct transport_dev *dev, const void *message)
+{
+	const struct fuse_in_header *header = message;
+	const struct fuse_init_in *in = (const void *)(header + 1);
+
+	if (header->opcode != FUSE_INIT)
+		return;
+	dev->init_offered = in->flags;
+	dev->init_unique = header->unique;
+}
 
 /* ---- threads ---- */
 
@@ -408,6 +483,7 @@ static void *receive(void *arg)
 			continue;
 		if (res <= 0)
 			break;
+		note_init(dev, message.mem);
 		fuse_session_process_buf(dev->session, &message);
 	}
 	if (current_buf)
@@ -497,10 +573,12 @@ int transport_dev_create(const struct transport_dev_params *params,
 
 int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 {
+	static const struct fuse_custom_io device = {.read = device_read, .writev = device_writev};
+
 	if (fuse_session_mount(dev->session, mountpoint) < 0)
 		return -EIO;
 	dev->mounted = true;
-	return 0;
+	return fuse_session_custom_io(dev->session, &device, fuse_session_fd(dev->session));
 }
 
 void transport_dev_destroy(struct transport_dev *dev)

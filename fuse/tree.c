@@ -92,6 +92,7 @@ void tree_finish(struct tree *tree)
 {
 	for (unsigned i = 0; i < tree->nb_nodes; i++) {
 		free(tree->nodes[i]->name);
+		free(tree->nodes[i]->stats);
 		free(tree->nodes[i]);
 	}
 	free(tree->nodes);

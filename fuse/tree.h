@@ -11,6 +11,7 @@
 #define QCOW2FS_FUSE_TREE_H
 
 #include "core/image.h"
+#include "fuse/stats.h"
 #include "io/co_sync.h"
 
 #include <stdatomic.h>
@@ -40,6 +41,7 @@ struct node {
 	/* state of the requests, see ops.c */
 	_Atomic unsigned nb_cached_opens; /* handles that read through the page cache */
 	_Atomic bool maybe_cached;        /* the page cache may hold something */
+	_Atomic(struct stats *) stats;    /* NULL until the first open */
 	/* the reactor's: */
 	bool dirty;                 /* written since the last write-back */
 	struct co_mutex size_mutex; /* held while the size changes */
