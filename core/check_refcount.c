@@ -263,6 +263,7 @@ static void cluster_compare(struct check *check, uint64_t cluster, uint64_t refc
 			   " references",
 			   cluster, refcount, refs);
 	} else if (refs > 1 && check_bit(check->refs.owned, cluster)) {
+		check->report->overlaps++;
 		check_corruption(check, 1, "cluster %" PRIu64 " is metadata and used by others too",
 				 cluster);
 	}
