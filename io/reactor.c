@@ -7,8 +7,8 @@
  *   R2  Tasks start in the order of arrival: while `pending` holds any, no stack
  *       is free and later tasks go behind them.
  *   R3  No wake-up is lost. Who sleeps writes `sleeping` and then reads the
- *       inbox; who posts writes the inbox and then reads `sleeping`. All four
- *       are sequentially consistent, so at least one sees the other.
+ *       inbox (or `stopping`); who posts writes the inbox and then reads
+ *       `sleeping`. All are sequentially consistent: at least one sees the other.
  *   R4  One thread at a time runs the loop: `running`, under `lock`.
  *   R5  Nothing spins: without work the loop waits in the engine until a
  *       completion, the next timer or a post.
@@ -311,7 +311,11 @@ static void wait_for_engine(struct reactor *reactor, loop_end *ended, void *arg)
 		engine->ops->wait(engine, 0);
 		return;
 	}
-	atomic_store(&reactor->sleeping, true); /* R3 */
+	/*
+	 * R3. A sequentially consistent store would be enough, and on x86 it is this
+	 * instruction anyway, but qemu-user 7.2 lets an aarch64 stlr pass a later ldar.
+	 */
+	atomic_exchange(&reactor->sleeping, true);
 	if (atomic_load(&reactor->inbox) || ended(reactor, arg))
 		timeout_ns = 0; /* came after this round looked */
 	engine->ops->wait(engine, timeout_ns);
@@ -383,7 +387,7 @@ void reactor_stop(struct reactor *reactor)
 		claim_loop(reactor);
 	pthread_mutex_unlock(&reactor->lock);
 
-	atomic_store(&reactor->stopping, true);
+	atomic_exchange(&reactor->stopping, true); /* R3 */
 	if (has_thread) {
 		interrupt_sleep(reactor);
 		pthread_join(reactor->thread, NULL);
