@@ -114,10 +114,8 @@ static void hand_over(struct engine_threads *threads)
 		list_append(&threads->queue, req);
 	if (threads->queue.nb > threads->nb_idle)
 		nb_missing = threads->queue.nb - threads->nb_idle;
-	if (threads->queue.nb == 1)
+	for (unsigned i = 0; i < threads->queue.nb && i < threads->nb_idle; i++)
 		pthread_cond_signal(&threads->work);
-	else
-		pthread_cond_broadcast(&threads->work);
 	pthread_mutex_unlock(&threads->lock);
 
 	for (; nb_missing && threads->nb_threads < threads->max_threads; nb_missing--) {

@@ -503,12 +503,11 @@ static int coroutine_fn finish_bounced(struct file_io *io)
 
 int coroutine_fn file_io_finish(struct file_io *io)
 {
-	int ret = (int)io->req.result;
+	int ret;
 
-	if (io->req.len_bytes) {
-		ret = io->bounced ? finish_bounced(io) : finish_plain(io);
-		settle_now(io, ret);
-	}
+	if (io->req.len_bytes)
+		settle_now(io, io->bounced ? finish_bounced(io) : finish_plain(io));
+	ret = (int)io->req.result;
 	if (ret < 0)
 		io->req.file->stats.nb_errors++;
 	return ret;

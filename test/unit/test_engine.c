@@ -384,6 +384,15 @@ static void test_idle_is_idle(void **state)
 
 /* ---- processes ---- */
 
+/* The thread sanitizer supports no threads after a fork. */
+#if defined(__SANITIZE_THREAD__)
+#define THREADS_AFTER_FORK 0
+#elif defined(__has_feature)
+#define THREADS_AFTER_FORK (!__has_feature(thread_sanitizer))
+#else
+#define THREADS_AFTER_FORK 1
+#endif
+
 /* Runs `fn` in a child; what it returns is its exit status. */
 static int in_child(int (*fn)(const char *engine_name), const char *engine_name)
 {
@@ -427,6 +436,8 @@ static int use_after_fork(const char *engine_name)
 /* A program opens its images first and becomes a daemon then. */
 static void test_fork(void **state)
 {
+	if (!THREADS_AFTER_FORK)
+		skip();
 	for (int i = 0; i < NB_ENGINES; i++) {
 		if (!make_reactor(engine_names[i], 0))
 			continue;
@@ -492,6 +503,8 @@ static int lose_ring(const char *engine_name)
 
 static void test_lost_ring(void **state)
 {
+	if (!THREADS_AFTER_FORK)
+		skip();
 	make_file(".");
 	assert_int_equal(in_child(lose_ring, "uring"), 0);
 	unlink(path);
