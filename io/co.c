@@ -4,8 +4,8 @@
  * sanitizers and valgrind about a change of stack.
  *
  * Invariants:
- *   C1  A coroutine is FREE (in pool->free), PARKED or RUNNING; at most one of a
- *       pool is RUNNING, and `running` of that thread names it.
+ *   C1  A coroutine is FREE (in pool->free), CREATED, PARKED or RUNNING; at most one
+ *       of a pool is RUNNING, and `running` of that thread names it.
  *   C2  Switches go from the scheduler to a coroutine and back, never from one
  *       coroutine to another.
  *   C3  A stack that has run once stays inside co_main()'s loop for ever: the
@@ -55,7 +55,7 @@ struct co_context {
 #endif
 };
 
-enum co_state { CO_FREE, CO_PARKED, CO_RUNNING };
+enum co_state { CO_FREE, CO_CREATED, CO_PARKED, CO_RUNNING };
 
 struct co {
 	struct co_context context;
@@ -224,7 +224,7 @@ __attribute__((used)) void co_main(struct co *co)
 
 void co_resume(struct co *co)
 {
-	assert(!co_self() && co->state == CO_PARKED); /* C1, C2 */
+	assert(!co_self() && (co->state == CO_CREATED || co->state == CO_PARKED)); /* C1, C2 */
 	co->state = CO_RUNNING;
 	set_running(co);
 	switch_to_coroutine(co);
@@ -256,7 +256,7 @@ struct co *co_create(struct co_pool *pool, void (*fn)(void *arg), void *arg)
 	pool->nb_alive++;
 
 	co->link = (struct co_link){0};
-	co->state = CO_PARKED;
+	co->state = CO_CREATED;
 	co->fn = fn;
 	co->arg = arg;
 	return co;
