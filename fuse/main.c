@@ -15,6 +15,7 @@
 int main(int argc, char **argv)
 {
 	struct options options;
+	enum exit_status status = EXIT_OK;
 	char *message;
 	int res = options_parse(&options, argc, argv, &message);
 
@@ -35,14 +36,11 @@ int main(int argc, char **argv)
 	case ACTION_MOUNT:
 		session_run(&options);
 	case ACTION_UNMOUNT:
-		res = mountpoint_detach(options.mountpoint, options.lazy);
-		if (res < 0)
-			log_error("%s: %s", options.mountpoint, strerror(-res));
-		options_finish(&options);
-		return res == 0 ? EXIT_OK : res == -EBUSY ? EXIT_BUSY : EXIT_SYSTEM;
+		status = unmount_run(&options);
+		break;
 	case ACTION_NOTHING:
 		break;
 	}
 	options_finish(&options);
-	return EXIT_OK;
+	return status;
 }

@@ -20,6 +20,9 @@
 #define FOREVER_S (24u * 3600u)
 #define ATTR_TIMEOUT_S 1u
 
+/* The time that may pass between the two halves of an open with O_TRUNC. */
+#define OPEN_TRUNC_NS 10000000000ull
+
 #define NB_POOLED_REQUESTS 256u
 
 /* ---- the pool ---- */
@@ -299,7 +302,7 @@ static void begin_stats(struct node *node)
 
 /*
  * Direct opens bypass the page cache, and their writes may run in parallel. All others
- * use it and find what earlier opens left there. O_TRUNC is ignored, as on a block device.
+ * use it and find what earlier opens left there.
  */
 static void handle_open(struct request *request)
 {
@@ -316,8 +319,10 @@ static void handle_open(struct request *request)
 		return;
 	}
 	begin_stats(node);
-	if (writes)
+	if (writes) {
 		out.fh |= FH_WRITABLE;
+		node->write_open_ns = request->start_ns;
+	}
 	if ((request->flags & O_DIRECT) || request->ops->params.cache == CACHE_NONE) {
 		out.fh |= FH_DIRECT;
 		out.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
@@ -388,12 +393,25 @@ static void handle_statfs(struct request *request)
 
 /* ---- dispatch ---- */
 
+/*
+ * O_TRUNC is ignored, as on a block device, so that "> disk.raw" and cp behave as they do
+ * there. It arrives as a truncation of the name to 0 right after an open; one at another
+ * time, or of an open file, is meant.
+ */
+static bool is_open_trunc(const struct request *request)
+{
+	return request->attr.st_size == 0 && !request->setattr_by_handle &&
+	       request->start_ns - request->node->write_open_ns < OPEN_TRUNC_NS;
+}
+
 static void handle_setattr(struct request *request)
 {
-	if (request->setattr_valid & FATTR_SIZE)
-		request_run(request, ops_run_truncate);
-	else
+	if (!(request->setattr_valid & FATTR_SIZE))
 		set_attributes(request);
+	else if (is_open_trunc(request))
+		reply_attr(request);
+	else
+		request_run(request, ops_run_truncate);
 }
 
 static void handle_read(struct request *request)

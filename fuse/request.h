@@ -85,6 +85,7 @@ struct request {
 	const void *payload;             /* WRITE: len_bytes of data */
 	char name[REQUEST_NAME_MAX + 1]; /* LOOKUP, GETXATTR */
 	uint32_t setattr_valid;          /* SETATTR: FATTR_* of the protocol */
+	bool setattr_by_handle;          /* SETATTR: an open file, not a name, was changed */
 	struct stat attr;                /* SETATTR */
 	uint64_t ino_out, offset_out;    /* COPY_FILE_RANGE: the destination */
 

@@ -26,6 +26,7 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #ifndef PR_SET_IO_FLUSHER
@@ -63,11 +64,13 @@ static bool is_passed_descriptor(const char *mountpoint)
 static enum exit_status check_mountpoint(struct session *session)
 {
 	const char *path = session->options->mountpoint;
+	struct statfs fs;
 	struct stat st;
 
 	if (is_passed_descriptor(path))
 		return EXIT_OK;
-	if (stat(path, &st) < 0) {
+	/* Attributes of a stale mount may be cached; statfs always asks. */
+	if (stat(path, &st) < 0 || (statfs(path, &fs) < 0 && errno == ENOTCONN)) {
 		if (errno == ENOTCONN)
 			log_error("%s: a mount whose server is gone; remove it with: qcow2fs -u %s",
 				  path, path);

@@ -176,11 +176,14 @@ static void dev_init(void *userdata, struct fuse_conn_info *conn)
 {
 	const struct transport_dev *dev = userdata;
 
-	/* With AUTO_INVAL_DATA each write's new mtime would empty the page cache. */
-	conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
-	conn->want |= conn->capable &
-		      (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
-		       FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_READDIRPLUS);
+	/*
+	 * With AUTO_INVAL_DATA each write's new mtime would empty the page cache. With
+	 * ATOMIC_O_TRUNC the kernel takes the size for 0 after an open with O_TRUNC, whatever
+	 * the answer says; without, it asks for a truncation and believes what it hears.
+	 */
+	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC);
+	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO |
+				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS);
 	if (dev->params.writeback_cache)
 		conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
 	conn->max_write = MAX_WRITE_BYTES;
@@ -231,6 +234,7 @@ static void dev_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int t
 	if (!request)
 		return;
 	request->setattr_valid = (uint32_t)to_set;
+	request->setattr_by_handle = fi != NULL;
 	request->attr = *attr;
 	ops_dispatch(request);
 }

@@ -41,6 +41,7 @@ struct node {
 	/* state of the requests, see ops.c */
 	_Atomic unsigned nb_cached_opens; /* handles that read through the page cache */
 	_Atomic bool maybe_cached;        /* the page cache may hold something */
+	_Atomic uint64_t write_open_ns;   /* when it was last opened for writing */
 	_Atomic(struct stats *) stats;    /* NULL until the first open */
 	/* the reactor's: */
 	bool dirty;                 /* written since the last write-back */
