@@ -3,7 +3,7 @@
  * cache: hash table, LRU ring and memory of metadata slices (see cache.h).
  *
  * Everything runs in coroutines of one reactor. The only place that yields is
- * cache_get*(): for a load, for a flush that makes slices clean, or for a pin.
+ * cache_get(): for a load, for a flush that makes slices clean, or for a pin.
  */
 #include "core/cache.h"
 
@@ -265,28 +265,6 @@ int coroutine_fn cache_get(struct cache *cache, uint64_t host_off, enum io_tag t
 		co_queue_wake_all(&cache->evict_waiters);
 		return ret;
 	}
-	*ret_slice = slice;
-	return 0;
-}
-
-int coroutine_fn cache_get_new(struct cache *cache, uint64_t host_off, enum io_tag tag,
-			       struct slice **ret_slice)
-{
-	struct slice *slice;
-	bool fresh;
-	int ret;
-
-	assert(host_off % cache->slice_bytes == 0);
-	ret = find_or_insert(cache, host_off, tag, &slice, &fresh);
-	if (ret)
-		return ret;
-	assert(!slice->loading);
-	if (!fresh && slice->tag != tag) {
-		cache_mark_clean(cache, slice);
-		slice->tag = tag;
-	}
-	memset(slice->data, 0, cache->slice_bytes);
-	cache_mark_dirty(cache, slice);
 	*ret_slice = slice;
 	return 0;
 }

@@ -67,12 +67,6 @@ void cache_finish(struct cache *cache);
  */
 int coroutine_fn cache_get(struct cache *cache, uint64_t host_off, enum io_tag tag,
 			   struct slice **ret_slice);
-/*
- * A pinned slice for a freshly allocated piece of a table: filled with zeros and dirty,
- * nothing is read. What was cached there before is dropped. 0 or -errno.
- */
-int coroutine_fn cache_get_new(struct cache *cache, uint64_t host_off, enum io_tag tag,
-			       struct slice **ret_slice);
 void cache_put(struct cache *cache, struct slice *slice);
 void cache_mark_dirty(struct cache *cache, struct slice *slice);
 void cache_mark_clean(struct cache *cache, struct slice *slice);

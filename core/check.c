@@ -23,6 +23,7 @@
 #include <stdio.h>
 
 #define LINE_BYTES 200
+#define ROUNDS_MAX 8
 /* The tables of one image do not overlap: together they are shorter than the file. */
 #define TABLE_BUDGET_FACTOR 16
 
@@ -101,8 +102,7 @@ static int pass_prepare(struct check *check, struct error **reterr)
 		      check->header.cluster_bits;
 	if (nb_clusters > INT32_MAX)
 		return error_set(reterr, ERROR_SYSTEM, EFBIG, "file is too large to be checked");
-	err = check_refs_init(&check->refs, nb_clusters,
-			      min_u64(check->header.refcount_max, UINT32_MAX));
+	err = check_refs_init(&check->refs, nb_clusters);
 	if (err)
 		return error_set(reterr, ERROR_SYSTEM, -err, "check");
 	check->table_budget_bytes = TABLE_BUDGET_FACTOR * check->file_bytes;
@@ -292,22 +292,54 @@ static int coroutine_fn repair_snapshots(struct check *check, struct error **ret
 	return err ? err : repair_refcounts(check, true, true, reterr);
 }
 
-static int coroutine_fn repair(struct check *check, const struct check_report *found,
-			       struct error **reterr)
+static bool needs_repair(const struct check_report *report)
+{
+	return report->leaks || report->corruptions || report->check_errors || report->dirty ||
+	       report->corrupt;
+}
+
+/* Steps 1 to 5, once. */
+static int coroutine_fn repair_round(struct check *check, const struct check_report *found,
+				     struct error **reterr)
 {
 	bool all = check->options->repair == CHECK_REPAIR_ALL;
 	/* Flags follow the refcounts; with doubts about those, only `all` touches them. */
 	bool copied = all || found->corruptions == check->copied_wrong;
-	/* What was read may be as yet in a cache alone; what follows builds on it. */
-	int err = system_error(reterr, file_flush(check->file));
+	int err = 0;
 
-	if (!err && all)
+	if (all)
 		err = repair_entries(check, reterr);
 	if (!err)
 		err = repair_refcounts(check, all, copied, reterr);
 	if (!err && check->nb_bad_snapshots && all)
 		err = repair_snapshots(check, reterr);
 	return err;
+}
+
+/*
+ * Rounds, until one has nothing to write: a table that had to be left alone because it
+ * overlapped another may be mended once the other has moved. *report: what is left.
+ */
+static int coroutine_fn repair(struct check *check, const struct check_report *found,
+			       struct check_report *report, struct error **reterr)
+{
+	/* What was read may be as yet in a cache alone; what follows builds on it. */
+	int err = system_error(reterr, file_flush(check->file));
+	uint64_t nb_writes;
+
+	*report = *found;
+	for (int round = 0; !err && round < ROUNDS_MAX; round++) {
+		nb_writes = check->nb_writes;
+		err = repair_round(check, report, reterr);
+		if (err || check->nb_writes == nb_writes)
+			break;
+		check->prefix = NULL;
+		err = check_pass(check, report, reterr);
+	}
+	if (err || !needs_repair(report))
+		return err;
+	check->prefix = "not repaired: ";
+	return check_pass(check, report, reterr);
 }
 
 /* Step 6, with the report of the last pass. */
@@ -326,12 +358,6 @@ static int coroutine_fn mark_clean(struct check *check, struct check_report *rep
 	return system_error(reterr, err);
 }
 
-static bool needs_repair(const struct check_report *report)
-{
-	return report->leaks || report->corruptions || report->check_errors || report->dirty ||
-	       report->corrupt;
-}
-
 static int coroutine_fn run(struct check *check, struct check_report *report, struct error **reterr)
 {
 	struct check_report found;
@@ -340,11 +366,7 @@ static int coroutine_fn run(struct check *check, struct check_report *report, st
 	*report = found;
 	if (err || check->options->repair == CHECK_ONLY || !needs_repair(&found))
 		return err;
-	err = repair(check, &found, reterr);
-	if (err)
-		return err;
-	check->prefix = "not repaired: ";
-	err = check_pass(check, report, reterr);
+	err = repair(check, &found, report, reterr);
 	if (err)
 		return err;
 	report->leaks_fixed = found.leaks - min_u64(found.leaks, report->leaks);

@@ -64,7 +64,6 @@ struct check_refs {
 	void *counts;
 	unsigned width; /* bytes */
 	uint64_t nb, cap;
-	uint64_t max;    /* a counter stops there: what the image's refcounts can express */
 	uint64_t *owned; /* bitmap: metadata, has to be the only reference */
 };
 
@@ -85,6 +84,7 @@ struct check {
 	struct file *file;
 	const struct check_options *options;
 	struct check_report *report; /* of this pass */
+	uint64_t nb_writes;          /* so far */
 	const char *prefix;          /* before every line said; NULL: say nothing */
 
 	struct check_header header;
@@ -153,11 +153,11 @@ int coroutine_fn check_write(struct check *check, uint64_t host_off, const void 
 			     size_t len_bytes, enum io_tag tag);
 
 /* ---- check_refs.c ---- */
-int check_refs_init(struct check_refs *refs, uint64_t nb_clusters, uint64_t max);
+int check_refs_init(struct check_refs *refs, uint64_t nb_clusters);
 void check_refs_finish(struct check_refs *refs);
 uint64_t check_refs_get(const struct check_refs *refs, uint64_t cluster);
-/* Returns by how much the counter fell short of its new value, or -ENOMEM. cluster < nb. */
-int64_t check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times);
+/* 0, -ENOMEM, or -EOVERFLOW beyond 32 bits. cluster < nb. */
+int check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times);
 static inline bool check_bit(const uint64_t *map, uint64_t bit)
 {
 	return map[bit / 64] >> (bit % 64) & 1;
@@ -165,6 +165,12 @@ static inline bool check_bit(const uint64_t *map, uint64_t bit)
 static inline void check_set_bit(uint64_t *map, uint64_t bit)
 {
 	map[bit / 64] |= 1ull << (bit % 64);
+}
+
+/* The refcount that a cluster should have: its references, as far as the width can express. */
+static inline uint64_t check_right_refcount(const struct check *check, uint64_t cluster)
+{
+	return min_u64(check_refs_get(&check->refs, cluster), check->header.refcount_max);
 }
 
 /* ---- check_walk.c ---- */

@@ -107,7 +107,7 @@ static void block_fill(const struct check *check, const struct plan *plan, uint6
 		if (cluster >= plan->table && cluster < plan_end(plan))
 			refcount = 1;
 		else if (cluster < check->refs.nb)
-			refcount = check_refs_get(&check->refs, cluster);
+			refcount = check_right_refcount(check, cluster);
 		if (refcount)
 			check_refcount_put(buf, i, header->refcount_order, refcount);
 	}

@@ -200,8 +200,10 @@ static int reftable_entry_walk(struct check *check, uint64_t index, uint64_t ent
 		err = check_mark(check, off, check->header.cluster_size, 1, false);
 		if (err)
 			return err;
-		if (check_refs_get(&check->refs, cluster) != 1)
+		if (check_right_refcount(check, cluster) != 1)
 			wrong = "is used by others too";
+		if (check_refs_get(&check->refs, cluster) != 1)
+			check->must_rebuild = true;
 	}
 	if (wrong) {
 		check_corruption(check, 1, "refcount block %" PRIu64 " (%#" PRIx64 ") %s", index,
@@ -247,22 +249,25 @@ int coroutine_fn check_walk_refcounts(struct check *check)
 
 /* ---- comparison ---- */
 
-static void cluster_compare(struct check *check, uint64_t cluster, uint64_t refcount, uint64_t refs,
+static void cluster_compare(struct check *check, uint64_t cluster, uint64_t refcount,
 			    bool has_block)
 {
-	if (refcount < refs) {
+	uint64_t refs = check_refs_get(&check->refs, cluster);
+	uint64_t right = check_right_refcount(check, cluster);
+
+	if (refcount < right) {
 		check_corruption(check, 1,
 				 "cluster %" PRIu64 " has refcount %" PRIu64 " but %" PRIu64
 				 " references",
 				 cluster, refcount, refs);
 		if (!has_block)
 			check->must_rebuild = true;
-	} else if (refcount > refs) {
+	} else if (refcount > right) {
 		check_leak(check,
 			   "cluster %" PRIu64 " has refcount %" PRIu64 " but %" PRIu64
 			   " references",
 			   cluster, refcount, refs);
-	} else if (refs > 1 && check_bit(check->refs.owned, cluster)) {
+	} else if (refs > 1 && refs == right && check_bit(check->refs.owned, cluster)) {
 		check->report->overlaps++;
 		check_corruption(check, 1, "cluster %" PRIu64 " is metadata and used by others too",
 				 cluster);
@@ -294,7 +299,7 @@ int coroutine_fn check_compare(struct check *check)
 			if (refcount | refs)
 				end = first + i + 1;
 			if (refcount != refs || refs > 1)
-				cluster_compare(check, first + i, refcount, refs, block);
+				cluster_compare(check, first + i, refcount, block);
 		}
 	}
 	check->end_cluster = max_u64(end, 1);

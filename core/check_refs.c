@@ -10,12 +10,12 @@
 
 #include <errno.h>
 
-int check_refs_init(struct check_refs *refs, uint64_t nb_clusters, uint64_t max)
+int check_refs_init(struct check_refs *refs, uint64_t nb_clusters)
 {
 	/* A short last cluster lets a compressed cluster reach into the next one. */
 	uint64_t cap = nb_clusters + 2;
 
-	*refs = (struct check_refs){.width = 1, .nb = nb_clusters, .cap = cap, .max = max};
+	*refs = (struct check_refs){.width = 1, .nb = nb_clusters, .cap = cap};
 	refs->counts = calloc(cap, 1);
 	refs->owned = calloc(cap / 64 + 1, sizeof(uint64_t));
 	if (refs->counts && refs->owned)
@@ -76,15 +76,12 @@ static int refs_widen(struct check_refs *refs)
 	return 0;
 }
 
-int64_t check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times)
+int check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times)
 {
 	uint64_t count = check_refs_get(refs, cluster) + times;
-	int64_t excess = 0;
 
-	if (count > refs->max) {
-		excess = count - refs->max;
-		count = refs->max;
-	}
+	if (count > UINT32_MAX)
+		return -EOVERFLOW;
 	while (count >> (8 * refs->width)) {
 		int err = refs_widen(refs);
 
@@ -92,5 +89,5 @@ int64_t check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times
 			return err;
 	}
 	refs_put(refs, cluster, count);
-	return excess;
+	return 0;
 }

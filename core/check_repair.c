@@ -193,11 +193,11 @@ static void block_mend(const struct check *check, struct edit *edit, uint64_t fi
 
 	for (uint64_t i = 0; i < nb; i++) {
 		uint64_t refcount = check_refcount_get(edit->buf, i, order);
-		uint64_t refs = check_refs_get(&check->refs, first + i);
+		uint64_t right = check_right_refcount(check, first + i);
 
-		if (direction == CHECK_RAISE ? refcount >= refs : refcount <= refs)
+		if (direction == CHECK_RAISE ? refcount >= right : refcount <= right)
 			continue;
-		check_refcount_put(edit->buf, i, order, refs);
+		check_refcount_put(edit->buf, i, order, right);
 		edit_note(edit, i << order >> 3, max_u64(1, 1u << order >> 3));
 	}
 }

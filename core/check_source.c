@@ -104,6 +104,7 @@ int coroutine_fn check_write(struct check *check, uint64_t host_off, const void 
 
 	if (err)
 		return err;
+	check->nb_writes++;
 	source_update(&check->source, host_off, buf, len_bytes);
 	source_update(&check->blocks, host_off, buf, len_bytes);
 	return 0;

@@ -9,8 +9,8 @@
  * a thousand snapshots of one disk cost no more than the disk.
  *
  * Entries are followed even where they look wrong (a misaligned table, a table that
- * is the header), because the clusters they name are in use all the same, and because
- * qemu-img does so.
+ * is something else too), because the clusters they name are in use all the same, and
+ * because qemu-img does so.
  */
 #include "core/check_int.h"
 
@@ -20,12 +20,12 @@
 #define TABLE_CHUNK_BYTES (64u << 10)
 #define L2_AHEAD_BYTES (1u << 20)
 #define L2_GAP_BYTES (64u << 10)
-#define DANGLING_CLUSTERS (64u << 10)
+#define DANGLING_CLUSTERS_MIN 64u
 
 /* Remembers references beyond the end that a file of twice the size would contain. */
 static void dangling_note(struct check *check, uint64_t host_off, uint64_t len_bytes)
 {
-	uint64_t limit = check->refs.nb * 2 + DANGLING_CLUSTERS;
+	uint64_t limit = check->refs.nb * 2 + DANGLING_CLUSTERS_MIN;
 	uint64_t first = host_off >> check->header.cluster_bits;
 	uint64_t nb = (len_bytes >> check->header.cluster_bits) + 2;
 
@@ -51,14 +51,16 @@ int check_mark(struct check *check, uint64_t host_off, uint64_t len_bytes, uint3
 	}
 	last = (end - 1) >> check->header.cluster_bits;
 	for (uint64_t i = host_off >> check->header.cluster_bits; i <= last; i++) {
-		int64_t more;
+		uint64_t before;
+		int err;
 
 		if (i >= check->refs.nb)
 			check->refs.nb = i + 1;
-		more = check_refs_add(&check->refs, i, times);
-		if (more < 0)
-			return more;
-		excess += more;
+		before = check_right_refcount(check, i);
+		err = check_refs_add(&check->refs, i, times);
+		if (err)
+			return err;
+		excess += before + times - check_right_refcount(check, i);
 		if (owned)
 			check_set_bit(check->refs.owned, i);
 	}
@@ -166,27 +168,31 @@ static int coroutine_fn l1_entry_walk(struct check *check, uint64_t entry_off, u
 				      bool active)
 {
 	uint64_t l2_off = entry & L1_OFFSET_MASK;
+	const struct check_mend mend = {
+		.host_off = entry_off,
+		.value = l2_off ? entry & ~L1_RESERVED_MASK : 0,
+		.nb_refs = 1,
+		.tag = IO_TAG_L1,
+	};
 	int err;
 
-	if (entry & L1_RESERVED_MASK) {
-		const struct check_mend mend = {
-			.host_off = entry_off,
-			.value = entry & ~L1_RESERVED_MASK,
-			.nb_refs = 1,
-			.tag = IO_TAG_L1,
-		};
-
+	if (entry & L1_RESERVED_MASK)
 		check_corruption(check, 1, "L1 entry %#" PRIx64 " has reserved bits set", entry);
+	if (!l2_off)
+		check_corruption(check, 1, "L1 entry %#" PRIx64 " has flags but no table", entry);
+	if (entry & L1_RESERVED_MASK || !l2_off) {
 		err = check_mend_add(check, &mend);
 		if (err)
 			return err;
 	}
+	if (!l2_off)
+		return 0;
 	err = check_mark(check, l2_off, check->header.cluster_size, 1, false);
 	if (err)
 		return err;
 	if (!check_is_aligned(check, l2_off))
 		check_corruption(check, 1, "L2 table at %#" PRIx64 " is not aligned", l2_off);
-	if (active && l2_off) {
+	if (active) {
 		err = l1_check_copied(check, entry);
 		if (err)
 			return err;
@@ -346,7 +352,7 @@ static int coroutine_fn cluster_walk(struct check *check, struct l2_walk *walk, 
 		if (err)
 			return err;
 	}
-	return l2->nb_active && l2->host_off ? copied_check(check, l2, entry) : 0;
+	return l2->nb_active ? copied_check(check, l2, entry) : 0;
 }
 
 static int coroutine_fn l2_entry_walk(struct check *check, struct l2_walk *walk, uint64_t entry,

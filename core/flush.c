@@ -168,6 +168,21 @@ static int coroutine_fn data_barrier(struct writer *writer)
 	return ret ? ret : barrier(writer);
 }
 
+/*
+ * Clusters may have been handed out that nothing was written to, because they read as zeros
+ * anyway. The file is extended over them before anything points there.
+ */
+static int coroutine_fn extend_file(struct writer *writer)
+{
+	struct file *file = writer->image->file;
+
+	/* Only the last cluster of a file may be incomplete. */
+	if (file->is_block_device ||
+	    writer->zero_from < file->size_bytes + cluster_size(writer->image))
+		return 0;
+	return file_truncate(file, writer->zero_from);
+}
+
 static int coroutine_fn store_and_bar(struct writer *writer, struct store_set *set)
 {
 	int ret;
@@ -214,7 +229,9 @@ static int coroutine_fn round_run(struct writer *writer)
 		writer->unlinked = (struct run_list){0};
 		writer->unflushed = false;
 
-		ret = set_store(&sets[SET_REFBLOCKS]); /* I1, I10 */
+		ret = extend_file(writer);
+		if (!ret)
+			ret = set_store(&sets[SET_REFBLOCKS]); /* I1, I10 */
 		if (!ret)
 			ret = data_barrier(writer); /* I1, I2, I3 */
 		if (!ret)

@@ -140,11 +140,53 @@ bool overlap_hits(const struct overlap *map, uint64_t host_off, uint64_t len_byt
 	return false;
 }
 
-/* Adds one cluster for each entry of a table: L2 tables of an L1, or refcount blocks. */
-static int coroutine_fn add_table_targets(struct overlap *map, struct image *image,
-					  uint64_t table_off, uint64_t nb_entries, uint64_t mask,
-					  enum io_tag tag)
+/* ---- building ---- */
+
+struct build {
+	struct image *image;
+	struct overlap *map;  /* everything */
+	struct overlap fixed; /* all but L2 tables, which snapshots may share */
+};
+
+/* Adds something of which there is one: it may not lie on anything added before. */
+static int add_fixed(struct build *build, uint64_t host_off, uint64_t len_bytes)
 {
+	int ret;
+
+	if (!len_bytes)
+		return 0;
+	if (overlap_hits(build->map, host_off, len_bytes))
+		return -EIO;
+	ret = overlap_add(build->map, host_off, len_bytes);
+	return ret ? ret : overlap_add(&build->fixed, host_off, len_bytes);
+}
+
+static int add_refblock(struct build *build, uint64_t host_off)
+{
+	return add_fixed(build, host_off, 1);
+}
+
+/* An L2 table of the active tree, which names it once. */
+static int add_l2(struct build *build, uint64_t host_off)
+{
+	if (overlap_hits(build->map, host_off, 1))
+		return -EIO;
+	return overlap_add(build->map, host_off, 1);
+}
+
+static int add_shared_l2(struct build *build, uint64_t host_off)
+{
+	if (overlap_hits(&build->fixed, host_off, 1))
+		return -EIO;
+	return overlap_add(build->map, host_off, 1);
+}
+
+/* Calls add() for each entry of a table: L2 tables of an L1, or refcount blocks. */
+static int coroutine_fn add_targets(struct build *build, uint64_t table_off, uint64_t nb_entries,
+				    uint64_t mask, enum io_tag tag,
+				    int (*add)(struct build *build, uint64_t host_off))
+{
+	struct file *file = build->image->file;
 	uint8_t *buf = buf_get(TABLE_STEP_BYTES);
 	int ret = buf ? 0 : -ENOMEM;
 
@@ -152,14 +194,14 @@ static int coroutine_fn add_table_targets(struct overlap *map, struct image *ima
 		uint64_t nb = min_u64(nb_entries - done, TABLE_STEP_BYTES / 8);
 
 		/* Beyond the end of the file there are only zeros. */
-		if (table_off + done * 8 >= image->file->size_bytes)
+		if (table_off + done * 8 >= file->size_bytes)
 			break;
-		ret = file_read(image->file, table_off + done * 8, buf, nb * 8, tag);
+		ret = file_read(file, table_off + done * 8, buf, nb * 8, tag);
 		for (uint64_t i = 0; i < nb && !ret; i++) {
 			uint64_t target = be64_get(buf + i * 8) & mask;
 
 			if (target)
-				ret = overlap_add(map, target, 1);
+				ret = add(build, target);
 		}
 		done += nb;
 	}
@@ -167,35 +209,46 @@ static int coroutine_fn add_table_targets(struct overlap *map, struct image *ima
 	return ret;
 }
 
-static int coroutine_fn add_l1(struct overlap *map, struct image *image, uint64_t l1_off,
-			       uint32_t l1_size)
+static int coroutine_fn build_all(struct build *build)
 {
-	int ret = overlap_add(map, l1_off, (uint64_t)l1_size * 8);
+	const struct snapshot_list *list = &build->image->snapshots;
+	const struct header *h = &build->image->header;
+	uint64_t reftable_bytes = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
+	int ret = add_fixed(build, 0, 1);
 
 	if (!ret)
-		ret = add_table_targets(map, image, l1_off, l1_size, L1_OFFSET_MASK, IO_TAG_L1);
+		ret = add_fixed(build, h->l1_table_offset, (uint64_t)h->l1_size * 8);
+	if (!ret)
+		ret = add_fixed(build, h->refcount_table_offset, reftable_bytes);
+	if (!ret)
+		ret = add_fixed(build, h->snapshots_offset, list->table_bytes);
+	if (!ret && h->has_bitmaps)
+		ret = add_fixed(build, h->bitmap_directory_offset, h->bitmap_directory_size);
+	for (unsigned i = 0; i < list->nb && !ret; i++)
+		ret = add_fixed(build, list->snapshots[i].l1_table_offset,
+				(uint64_t)list->snapshots[i].l1_size * 8);
+	if (!ret)
+		ret = add_targets(build, h->refcount_table_offset, reftable_bytes / 8,
+				  REFTABLE_OFFSET_MASK, IO_TAG_REFTABLE, add_refblock);
+	if (!ret)
+		ret = add_targets(build, h->l1_table_offset, h->l1_size, L1_OFFSET_MASK, IO_TAG_L1,
+				  add_l2);
+	for (unsigned i = 0; i < list->nb && !ret; i++)
+		ret = add_targets(build, list->snapshots[i].l1_table_offset,
+				  list->snapshots[i].l1_size, L1_OFFSET_MASK, IO_TAG_L1,
+				  add_shared_l2);
 	return ret;
 }
 
 int coroutine_fn overlap_build(struct overlap *map, struct image *image)
 {
-	const struct header *h = &image->header;
-	uint64_t reftable_bytes = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
-	int ret = overlap_add(map, 0, 1);
+	struct build build = {.image = image, .map = map};
+	int ret;
 
-	if (!ret)
-		ret = add_l1(map, image, h->l1_table_offset, h->l1_size);
-	if (!ret)
-		ret = overlap_add(map, h->refcount_table_offset, reftable_bytes);
-	if (!ret)
-		ret = add_table_targets(map, image, h->refcount_table_offset, reftable_bytes / 8,
-					REFTABLE_OFFSET_MASK, IO_TAG_REFTABLE);
-	if (!ret && image->snapshots.nb)
-		ret = overlap_add(map, h->snapshots_offset, image->snapshots.table_bytes);
-	for (unsigned i = 0; i < image->snapshots.nb && !ret; i++)
-		ret = add_l1(map, image, image->snapshots.snapshots[i].l1_table_offset,
-			     image->snapshots.snapshots[i].l1_size);
-	if (!ret && h->has_bitmaps)
-		ret = overlap_add(map, h->bitmap_directory_offset, h->bitmap_directory_size);
+	overlap_init(&build.fixed, image->cluster_bits);
+	ret = build_all(&build);
+	overlap_finish(&build.fixed);
+	if (ret)
+		overlap_finish(map);
 	return ret;
 }

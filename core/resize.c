@@ -77,6 +77,7 @@ static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
 	image->l1_size = nb_entries;
 	if (old_bytes) {
 		cache_forget(&image->l2_cache, old_off, round_up(old_bytes, size));
+		overlap_remove(&writer->overlap, old_off, old_bytes);
 		run_list_add(&writer->unlinked, old_off >> image->cluster_bits,
 			     div_up(old_bytes, size)); /* I4 */
 		writer_note_write(writer);
@@ -141,6 +142,9 @@ int coroutine_fn image_resize(struct image *image, uint64_t virtual_size)
 
 	if (!writer)
 		return -EROFS;
+	/* Snapshots of version 2 do not record their size: it is the image's. */
+	if (image->info.version < 3 && image->snapshots.nb)
+		return -ENOTSUP;
 	if (virtual_size > INT64_MAX - (2ull << CLUSTER_BITS_MAX))
 		return -EFBIG;
 	virtual_size = round_up(virtual_size, 512);

@@ -141,6 +141,8 @@ static int coroutine_fn begin_locked(struct writer *writer)
 	uint64_t unknown = h->autoclear_features & ~AUTOCLEAR_KNOWN;
 	int ret = overlap_build(&writer->overlap, image);
 
+	if (ret == -EIO)
+		return writer_mark_corrupt(writer);
 	if (ret)
 		return ret;
 	if (h->has_bitmaps)
