@@ -55,6 +55,20 @@ def _copy(source, directory):
     return target
 
 
+def memory_warm_up(directory, nb_bytes):
+    """Makes the memory that a trial is about to fill on tmpfs memory that has been in use.
+
+    A virtual machine pays many times the usual price for the first touch of a page; that
+    must not fall to whichever subject comes first. Pages freed last are handed out first.
+    """
+    path = directory / "ballast"
+    chunk = bytes(16 * MIB)
+    with open(path, "wb", buffering=0) as f:
+        for _ in range(0, nb_bytes, len(chunk)):
+            f.write(chunk)
+    path.unlink()
+
+
 class Images:
     """Builds images in `directory` on first use."""
 

@@ -13,7 +13,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from images import GIB, MIB
+from images import CLUSTER, GIB, KIB, MIB
 
 _TRIAL_LIMIT_S = 90
 
@@ -40,6 +40,19 @@ class Job:
     depth: int = 0             # a point of the plot
     peer: float = 0
     bare: float = 0
+
+
+    def block_bytes(self):
+        return MIB if "--bs=1m" in self.fio else 4 * KIB
+
+    def nb_ops_scaled(self, scale):
+        return max(int(self.nb_ops * scale), 64)
+
+    def allocated_bytes(self, scale):
+        """About how much the image grows: each small write takes a cluster."""
+        if not (self.writes and self.nb_ops):
+            return 0
+        return self.nb_ops_scaled(scale) * max(self.block_bytes(), CLUSTER)
 
 
 _AIO = "--ioengine=libaio --direct=1"
@@ -188,8 +201,7 @@ def _fio_argv(job, view, virtual_size, seconds, scale, seed):
     if job.warm:
         argv += ["--invalidate=0"]
     if job.nb_ops:
-        block = MIB if "--bs=1m" in job.fio else 4096
-        wanted = min(max(int(job.nb_ops * scale), 64) * block, virtual_size)
+        wanted = min(job.nb_ops_scaled(scale) * job.block_bytes(), virtual_size)
         argv += [f"--io_size={wanted}", f"--runtime={_TRIAL_LIMIT_S // 2}"]
     else:
         argv += ["--time_based", "--norandommap=1", f"--runtime={int(seconds * 1000)}ms"]
