@@ -284,6 +284,20 @@ static int build(const struct cell *cell, const char *dir)
 	return err;
 }
 
+/* Several processes may want the same image: the first one's stays. */
+static int build_aside(const struct cell *cell, const char *dir)
+{
+	char aside[1100];
+	int err;
+
+	snprintf(aside, sizeof(aside), "%s.%d", dir, (int)getpid());
+	err = build(cell, aside);
+	if (!err && rename(aside, dir) != 0 && errno != EEXIST && errno != ENOTEMPTY)
+		err = -errno;
+	run("rm -rf '%s'", aside);
+	return err;
+}
+
 bool cell_is_refused(const struct cell *cell)
 {
 	char dir[1024];
@@ -306,7 +320,7 @@ int cell_load(const struct cell *cell, struct cell_image *ret_image)
 	snprintf(dir, sizeof(dir), "%s/%s", folder, cell->name);
 	snprintf(path, sizeof(path), "%s/done", dir);
 	if (access(path, F_OK) != 0) {
-		err = build(cell, dir);
+		err = build_aside(cell, dir);
 		if (err)
 			return err;
 	}

@@ -34,12 +34,15 @@ struct unit {
 	const struct cell *cell;
 	enum part part;
 	unsigned share, nb_shares; /* this unit does every nb_shares-th piece of work */
+	uint64_t nb_skip;          /* runs that an earlier process has done, the last one dying */
 };
 
 struct unit_result {
-	struct explore_stats stats;
+	struct explore_stats stats, before; /* before: of earlier processes of the unit */
 	unsigned nb_sites_seen, nb_sites_fired;
 	double seconds;
+	uint64_t nb_begun; /* runs; those of earlier processes of the unit included */
+	unsigned nb_deaths;
 	bool finished;
 };
 
@@ -55,7 +58,13 @@ void unit_schedules(const struct plan *plan, const struct unit *unit, struct exp
 /* Name of the cell that a scenario runs on, NULL beyond the last. */
 const char *schedule_cell(unsigned index);
 
-/* Names what is run, for reports, and restarts the watchdog. */
-void unit_begin_run(const struct plan *plan, const struct unit *unit, const char *workload);
+/*
+ * Names what is run, for reports, and restarts the watchdog. False: skip it, it has
+ * been done.
+ */
+bool unit_begin_run(const struct plan *plan, const struct unit *unit,
+		    const struct explorer *explorer, const char *workload);
+/* Of the run that was just skipped: it is the one that killed the earlier process. */
+bool unit_died_here(const struct unit *unit);
 
 #endif

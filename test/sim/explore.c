@@ -66,6 +66,21 @@ bool explore_report(struct explorer *explorer, const struct run *run,
 	return true;
 }
 
+void explore_stats_add(struct explore_stats *to, const struct explore_stats *from)
+{
+	to->nb_runs += from->nb_runs;
+	to->nb_visited += from->nb_visited;
+	to->nb_judged += from->nb_judged;
+	to->nb_distinct += from->nb_distinct;
+	to->nb_leaky += from->nb_leaky;
+	to->nb_second += from->nb_second;
+	to->nb_qemu += from->nb_qemu;
+	to->nb_violations += from->nb_violations;
+	to->nb_faults += from->nb_faults;
+	if (from->max_excess_bytes > to->max_excess_bytes)
+		to->max_excess_bytes = from->max_excess_bytes;
+}
+
 static bool has_mixed(const struct explorer *explorer, unsigned nb_sectors)
 {
 	for (unsigned i = 0; i < nb_sectors; i++) {
@@ -91,6 +106,7 @@ static void judge_state(struct explorer *explorer, struct judge *judge, const st
 	explorer->stats.nb_judged++;
 	explorer->stats.nb_qemu += judge->ask_qemu;
 	judge_files(judge);
+	explorer->nb_sectors = judge->nb_sectors;
 	explorer->stats.nb_leaky += judge->nb_leaks != 0;
 	sim_undo(explorer->sim->disk, mark);
 }

@@ -22,6 +22,8 @@ struct explore_stats {
 	uint64_t max_excess_bytes; /* file size beyond the last cluster in use, after closing */
 };
 
+void explore_stats_add(struct explore_stats *to, const struct explore_stats *from);
+
 struct explorer {
 	struct sim *sim;
 	const struct cell_image *image;
@@ -36,7 +38,8 @@ struct explorer {
 	/* the explorer's own */
 	struct hash_set bytes, judged, distinct;
 	struct model model;
-	content_t *contents;
+	content_t *contents; /* what the state judged last holds, and ... */
+	unsigned nb_sectors; /* ... how large its disk is */
 	uint64_t digest, digest_now;
 	bool nested;
 	char scratch_folder[64];

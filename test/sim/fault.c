@@ -76,16 +76,19 @@ static void on_allocation(void *ctx, bool failed)
 	site_note(faults->sites, failed);
 }
 
-/* Prepares the workload; returns it with a name that repeats it. */
+/* Prepares the workload, with a name that repeats it; NULL when it has been done already. */
 static struct run *prepare(struct faults *faults, const char *fault)
 {
-	struct run *run = calloc(1, sizeof(*run));
+	struct run *run;
 	char name[64];
 
+	snprintf(name, sizeof(name), "%u:%u/%s", faults->nb_ops, faults->n, fault);
+	if (!unit_begin_run(faults->plan, faults->unit, faults->explorer, name) &&
+	    (strcmp(fault, "none") != 0 || unit_died_here(faults->unit)))
+		return NULL;
+	run = calloc(1, sizeof(*run));
 	if (!run)
 		abort();
-	snprintf(name, sizeof(name), "%u:%u/%s", faults->nb_ops, faults->n, fault);
-	unit_begin_run(faults->plan, faults->unit, name);
 	choose_seed(faults->plan->seed ^ mix64((uint64_t)faults->nb_ops << 32 | faults->n));
 	explore_prepare(faults->explorer, run);
 	faults->explorer->sim->disk->on_submit =
@@ -103,7 +106,6 @@ static void live_on(struct faults *faults)
 	struct explorer *explorer = faults->explorer;
 	const struct cell *cell = explorer->image->cell;
 	uint64_t cs = cell->cluster_size;
-	unsigned nb_sectors = (unsigned)(model_nb_sectors(&explorer->model));
 	struct run *run = calloc(1, sizeof(*run));
 	const struct guest_op ops[] = {
 		{GUEST_WRITE, 3 * cs, cs}, {GUEST_WRITE, cs, SIM_SECTOR}, {GUEST_DISCARD, 0, cs},
@@ -112,9 +114,9 @@ static void live_on(struct faults *faults)
 
 	if (!run)
 		abort();
-	model_init(&faults->model, nb_sectors, cell->max_sectors);
+	model_init(&faults->model, explorer->nb_sectors, cell->max_sectors);
 	faults->model.next_id = AFTERMATH_FIRST_ID;
-	for (unsigned i = 0; i < cell->max_sectors; i++)
+	for (unsigned i = 0; i < explorer->nb_sectors; i++)
 		model_set_initial(&faults->model, i, explorer->contents[i]);
 	run->sim = explorer->sim;
 	run->cell = cell;
@@ -169,6 +171,8 @@ static void run_with_fault(struct faults *faults, uint64_t at, const struct kind
 
 	snprintf(name, sizeof(name), "%s@%llu", kind->name, (unsigned long long)at);
 	run = prepare(faults, name);
+	if (!run)
+		return;
 	faults->guest_data_failed = false;
 	history_begin(&history, disk);
 	if (faults->unit->part == PART_FAULTS)
@@ -198,6 +202,8 @@ static uint64_t run_unharmed(struct faults *faults)
 	struct run *run = prepare(faults, "none");
 	uint64_t nb;
 
+	if (!run)
+		return 0;
 	run->may_fail = false;
 	if (faults->unit->part == PART_ALLOCS)
 		memory_arm(0, 0, on_allocation, faults);

@@ -26,6 +26,7 @@
 
 #define UNITS_MAX 1024u
 #define STATES_PER_CELL_FLOOR 1000u
+#define DEATHS_MAX 8u /* of one unit's processes */
 
 static struct unit units[UNITS_MAX];
 static unsigned nb_units;
@@ -105,7 +106,7 @@ static void catch_signals(void)
 		sigaction(signals[i], &action, NULL);
 }
 
-static void start_unit(const struct plan *plan, unsigned index, struct unit_result *results)
+static pid_t start_unit(const struct plan *plan, unsigned index, struct unit_result *result)
 {
 	pid_t pid;
 
@@ -117,44 +118,44 @@ static void start_unit(const struct plan *plan, unsigned index, struct unit_resu
 	}
 	if (pid == 0) {
 		catch_signals();
-		unit_run(plan, &units[index], &results[index]);
+		unit_run(plan, &units[index], result);
 		fflush(stdout);
 		_exit(0);
 	}
+	return pid;
+}
+
+/* A process has ended: takes its unit up again behind the run that killed it, if so. */
+static pid_t continue_unit(const struct plan *plan, unsigned index, struct unit_result *result)
+{
+	if (result->finished || ++result->nb_deaths > DEATHS_MAX)
+		return 0;
+	units[index].nb_skip = result->nb_begun;
+	return start_unit(plan, index, result);
 }
 
 static void run_units(const struct plan *plan, struct unit_result *results)
 {
-	unsigned nb_running = 0;
+	pid_t pids[UNITS_MAX] = {0};
+	unsigned next = 0, nb_running = 0;
 
-	for (unsigned i = 0; i < nb_units; i++) {
-		if (nb_running == plan->nb_jobs) {
-			wait(NULL);
-			nb_running--;
+	while (next < nb_units || nb_running > 0) {
+		pid_t pid;
+
+		for (; next < nb_units && nb_running < plan->nb_jobs; next++, nb_running++)
+			pids[next] = start_unit(plan, next, &results[next]);
+		pid = wait(NULL);
+		for (unsigned i = 0; i < next; i++) {
+			if (pids[i] != pid)
+				continue;
+			pids[i] = continue_unit(plan, i, &results[i]);
+			nb_running -= pids[i] == 0;
+			break;
 		}
-		start_unit(plan, i, results);
-		nb_running++;
 	}
-	while (nb_running-- > 0)
-		wait(NULL);
 }
 
 /* ---- the report ---- */
-
-static void add_stats(struct explore_stats *to, const struct explore_stats *from)
-{
-	to->nb_runs += from->nb_runs;
-	to->nb_visited += from->nb_visited;
-	to->nb_judged += from->nb_judged;
-	to->nb_distinct += from->nb_distinct;
-	to->nb_leaky += from->nb_leaky;
-	to->nb_second += from->nb_second;
-	to->nb_qemu += from->nb_qemu;
-	to->nb_violations += from->nb_violations;
-	to->nb_faults += from->nb_faults;
-	if (from->max_excess_bytes > to->max_excess_bytes)
-		to->max_excess_bytes = from->max_excess_bytes;
-}
 
 static void print_stats(const char *name, const struct explore_stats *stats)
 {
@@ -181,12 +182,12 @@ static unsigned print_cells(const struct plan *plan, const struct unit_result *r
 			if (units[i].cell != &cells[c])
 				continue;
 			any = true;
-			add_stats(&sum, &results[i].stats);
+			explore_stats_add(&sum, &results[i].stats);
 		}
 		if (!any)
 			continue;
 		print_stats(cells[c].name, &sum);
-		add_stats(total, &sum);
+		explore_stats_add(total, &sum);
 		if (plan->effort != EFFORT_CHECK && plan->only_part < 0 &&
 		    sum.nb_distinct < STATES_PER_CELL_FLOOR)
 			nb_short++;
@@ -196,7 +197,7 @@ static unsigned print_cells(const struct plan *plan, const struct unit_result *r
 
 static unsigned print_parts(const struct unit_result *results)
 {
-	unsigned nb_unfinished = 0;
+	unsigned nb_deaths = 0;
 
 	for (enum part part = 0; part < PART_COUNT; part++) {
 		struct explore_stats sum = {0};
@@ -207,11 +208,11 @@ static unsigned print_parts(const struct unit_result *results)
 			if (units[i].part != part)
 				continue;
 			nb++;
-			add_stats(&sum, &results[i].stats);
+			explore_stats_add(&sum, &results[i].stats);
 			seconds += results[i].seconds;
 			seen += results[i].nb_sites_seen;
 			fired += results[i].nb_sites_fired;
-			nb_unfinished += !results[i].finished;
+			nb_deaths += results[i].nb_deaths;
 		}
 		if (!nb)
 			continue;
@@ -221,7 +222,7 @@ static unsigned print_parts(const struct unit_result *results)
 			printf(", call sites that failed: %u of %u", fired, seen);
 		putchar('\n');
 	}
-	return nb_unfinished;
+	return nb_deaths;
 }
 
 static unsigned print_illegal(const struct plan *plan)
@@ -301,7 +302,7 @@ int main(int argc, char **argv)
 	struct plan plan = {.seed = 1, .effort = EFFORT_SIM, .nb_jobs = 2, .only_part = -1};
 	struct explore_stats total = {0};
 	struct unit_result *results;
-	unsigned nb_short, nb_unfinished, nb_accepted;
+	unsigned nb_short, nb_deaths, nb_accepted;
 
 	parse_options(argc, argv, &plan);
 	list_units(&plan);
@@ -316,12 +317,12 @@ int main(int argc, char **argv)
 
 	nb_accepted = print_illegal(&plan);
 	nb_short = print_cells(&plan, results, &total);
-	nb_unfinished = print_parts(results);
+	nb_deaths = print_parts(results);
 	print_stats("total", &total);
 	if (nb_short)
 		printf("%u cells have fewer than %u distinct states\n", nb_short,
 		       STATES_PER_CELL_FLOOR);
-	if (nb_unfinished)
-		printf("%u units did not finish\n", nb_unfinished);
-	return total.nb_violations || nb_short || nb_unfinished || nb_accepted ? 1 : 0;
+	if (nb_deaths)
+		printf("the code under test died %u times\n", nb_deaths);
+	return total.nb_violations || nb_short || nb_deaths || nb_accepted ? 1 : 0;
 }

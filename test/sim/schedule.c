@@ -182,6 +182,8 @@ void unit_schedules(const struct plan *plan, const struct unit *unit, struct exp
 	snprintf(name, sizeof(name), "%u", unit->share);
 	if (plan->only_workload && strcmp(plan->only_workload, name) != 0)
 		return;
+	if (unit->nb_skip)
+		return; /* one of its runs has died: a search does not go on behind it */
 	explorer->judge_crashes = false;
 	choose_script_begin(preemptions);
 	do {
@@ -189,7 +191,7 @@ void unit_schedules(const struct plan *plan, const struct unit *unit, struct exp
 
 		if (!run)
 			abort();
-		unit_begin_run(plan, unit, name);
+		unit_begin_run(plan, unit, explorer, name);
 		explore_prepare(explorer, run);
 		fill_run(run, scenario);
 		explore_run(explorer, run);

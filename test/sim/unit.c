@@ -22,13 +22,29 @@ const char *part_name(enum part part)
 	return part_names[part];
 }
 
-void unit_begin_run(const struct plan *plan, const struct unit *unit, const char *workload)
+/* Where unit_begin_run() keeps the parent informed, in case this process dies. */
+static struct unit_result *progress;
+static uint64_t nb_begun;
+
+bool unit_begin_run(const struct plan *plan, const struct unit *unit,
+		    const struct explorer *explorer, const char *workload)
 {
+	if (nb_begun++ < unit->nb_skip)
+		return false;
+	progress->nb_begun = nb_begun;
+	progress->stats = progress->before;
+	explore_stats_add(&progress->stats, &explorer->stats);
 	verdict_set_context("--seed %llu --cell %s --part %s --workload %s",
 			    (unsigned long long)plan->seed, unit->cell->name, part_name(unit->part),
 			    workload);
 	verdict_clear();
 	alarm(WATCHDOG_SECONDS);
+	return true;
+}
+
+bool unit_died_here(const struct unit *unit)
+{
+	return nb_begun == unit->nb_skip;
 }
 
 static uint64_t hash_text(const char *text)
@@ -60,11 +76,12 @@ static void run_combination(const struct plan *plan, const struct unit *unit,
 	if (!run)
 		abort();
 	snprintf(name, sizeof(name), "%u:%u", nb_ops, n);
-	unit_begin_run(plan, unit, name);
-	seed_run(plan, unit, (uint64_t)nb_ops << 32 | n);
-	explore_prepare(explorer, run);
-	workload_combination(run, nb_ops, n);
-	explore_run(explorer, run);
+	if (unit_begin_run(plan, unit, explorer, name)) {
+		seed_run(plan, unit, (uint64_t)nb_ops << 32 | n);
+		explore_prepare(explorer, run);
+		workload_combination(run, nb_ops, n);
+		explore_run(explorer, run);
+	}
 	free(run);
 }
 
@@ -108,39 +125,44 @@ static void unit_combinations(const struct plan *plan, const struct unit *unit,
 	run_combinations(plan, unit, explorer, 2, plan->effort == EFFORT_CHECK ? 37 : 1);
 }
 
-static void unit_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer)
+static void run_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer,
+		       unsigned n)
 {
 	static const uint32_t aligns[] = {1, 512, 512, 4096};
+	struct sim_disk *disk = explorer->sim->disk;
+	struct run *run = calloc(1, sizeof(*run));
+	char name[32];
+
+	if (!run)
+		abort();
+	snprintf(name, sizeof(name), "%u", n);
+	if (unit_begin_run(plan, unit, explorer, name)) {
+		seed_run(plan, unit, n);
+		explore_prepare(explorer, run);
+		for (unsigned i = 0; i < disk->nb_files; i++)
+			disk->files[i].align = aligns[sim_choose(CHOICE_WORKLOAD, 4)];
+		disk->no_fallocate = sim_one_in(CHOICE_WORKLOAD, 4);
+		run->l2_cache_bytes = sim_choose(CHOICE_WORKLOAD, 2) ? 0 : 1;
+		workload_random(run, 20 + sim_choose(CHOICE_WORKLOAD, 180),
+				1 + sim_choose(CHOICE_WORKLOAD, 4));
+		explore_run(explorer, run);
+	}
+	free(run);
+}
+
+static void unit_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer)
+{
 	unsigned nb = plan->effort == EFFORT_CHECK ? 2 : plan->effort == EFFORT_SIM ? 12 : 400;
 
 	explorer->params.max_exhaustive = 4;
 	explorer->params.nb_random = 8;
 	explorer->params.max_moments = plan->effort == EFFORT_CHECK ? 10 : 30;
-	for (unsigned n = unit->share; n < nb && !had_enough(plan, explorer);
-	     n += unit->nb_shares) {
-		struct run *run = calloc(1, sizeof(*run));
-		char name[32];
-
-		if (!run)
-			abort();
-		snprintf(name, sizeof(name), "%u", n);
-		if (plan->only_workload && strcmp(name, plan->only_workload) != 0) {
-			free(run);
-			continue;
-		}
-		unit_begin_run(plan, unit, name);
-		seed_run(plan, unit, n);
-		explore_prepare(explorer, run);
-		for (unsigned i = 0; i < explorer->sim->disk->nb_files; i++)
-			explorer->sim->disk->files[i].align =
-				aligns[sim_choose(CHOICE_WORKLOAD, 4)];
-		explorer->sim->disk->no_fallocate = sim_one_in(CHOICE_WORKLOAD, 4);
-		run->l2_cache_bytes = sim_choose(CHOICE_WORKLOAD, 2) ? 0 : 1;
-		workload_random(run, 20 + sim_choose(CHOICE_WORKLOAD, 180),
-				1 + sim_choose(CHOICE_WORKLOAD, 4));
-		explore_run(explorer, run);
-		free(run);
+	if (plan->only_workload) {
+		run_random(plan, unit, explorer, (unsigned)strtoul(plan->only_workload, NULL, 0));
+		return;
 	}
+	for (unsigned n = unit->share; n < nb && !had_enough(plan, explorer); n += unit->nb_shares)
+		run_random(plan, unit, explorer, n);
 }
 
 static double now_seconds(void)
@@ -153,7 +175,7 @@ static double now_seconds(void)
 
 void unit_run(const struct plan *plan, const struct unit *unit, struct unit_result *result)
 {
-	double start = now_seconds();
+	double start = now_seconds() - result->seconds;
 	struct cell_image image;
 	struct explorer explorer;
 	struct sim sim;
@@ -162,6 +184,8 @@ void unit_run(const struct plan *plan, const struct unit *unit, struct unit_resu
 	if (err)
 		verdict_fatal("the image of %s cannot be made: %s", unit->cell->name,
 			      strerror(-err));
+	result->before = result->stats;
+	progress = result;
 	sim_create(&sim);
 	explorer_init(&explorer, &sim, &image);
 	explorer.second_one_in = plan->effort == EFFORT_CHECK ? 400 : 200;
@@ -185,7 +209,8 @@ void unit_run(const struct plan *plan, const struct unit *unit, struct unit_resu
 		break;
 	}
 	alarm(0);
-	result->stats = explorer.stats;
+	result->stats = result->before;
+	explore_stats_add(&result->stats, &explorer.stats);
 	explorer_finish(&explorer);
 	sim_destroy(&sim);
 	cell_unload(&image);

@@ -110,7 +110,7 @@ static enum guest_kind random_kind(unsigned nb_clients)
 
 void workload_random(struct run *run, unsigned nb_ops, unsigned nb_clients)
 {
-	unsigned size = cell_nb_sectors(run->cell), initial = size;
+	unsigned size = model_nb_sectors(run->model), initial = size;
 	unsigned per_cluster = run->cell->cluster_size / SIM_SECTOR;
 
 	assert(nb_ops <= RUN_OPS_MAX);

@@ -22,7 +22,8 @@ void workload_combination(struct run *run, unsigned nb_ops, unsigned n);
 
 /*
  * `nb_ops` random operations for `nb_clients` clients: sector-aligned, of sizes from one sector to
- * some clusters, with flushes. Resizes and reopenings only for a single client.
+ * some clusters, with flushes, on the disk as large as the model has it. Resizes and reopenings
+ * only for a single client.
  */
 void workload_random(struct run *run, unsigned nb_ops, unsigned nb_clients);
 
