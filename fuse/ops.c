@@ -116,7 +116,7 @@ void request_run(struct request *request, void (*fn)(void *arg))
 
 static void fill_attr(const struct node *node, struct fuse_attr *ret_attr)
 {
-	uint64_t host_sectors = node->image ? image_host_sectors(node->image) : 0;
+	uint64_t host_sectors = node->base ? image_host_sectors(node->base) : 0;
 	struct stat st;
 
 	node_stat(node, host_sectors, &st);
@@ -304,26 +304,17 @@ static void begin_stats(struct node *node)
  * Direct opens bypass the page cache, and their writes may run in parallel. All others
  * use it and find what earlier opens left there.
  */
-static void handle_open(struct request *request)
+void reply_open(struct request *request)
 {
+	struct ops *ops = request->ops;
 	struct node *node = request->node;
-	bool writes = (request->flags & O_ACCMODE) != O_RDONLY;
 	struct fuse_open_out out = {0};
 
-	if (node->is_dir) {
-		request_reply_error(request, -EISDIR);
-		return;
-	}
-	if (writes && !node->writable) {
-		request_reply_error(request, -EROFS);
-		return;
-	}
-	begin_stats(node);
-	if (writes) {
+	if ((request->flags & O_ACCMODE) != O_RDONLY) {
 		out.fh |= FH_WRITABLE;
 		node->write_open_ns = request->start_ns;
 	}
-	if ((request->flags & O_DIRECT) || request->ops->params.cache == CACHE_NONE) {
+	if ((request->flags & O_DIRECT) || ops->params.cache == CACHE_NONE) {
 		out.fh |= FH_DIRECT;
 		out.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
 	} else {
@@ -331,7 +322,21 @@ static void handle_open(struct request *request)
 		atomic_fetch_add(&node->nb_cached_opens, 1);
 		node->maybe_cached = true;
 	}
+	begin_stats(node);
+	atomic_fetch_add(&ops->nb_opens, 1);
 	request_reply_buf(request, &out, sizeof(out));
+}
+
+static void handle_open(struct request *request)
+{
+	struct node *node = request->node;
+
+	if ((request->flags & O_ACCMODE) != O_RDONLY && !node->writable)
+		request_reply_error(request, -EROFS);
+	else if (node->view)
+		request_run(request, ops_run_open_view);
+	else
+		reply_open(request);
 }
 
 /* close(2) waits for FLUSH, so that an image is complete when a program that wrote it ends. */
@@ -347,7 +352,11 @@ static void handle_release(struct request *request)
 {
 	if (!(request->fh & FH_DIRECT))
 		atomic_fetch_sub(&request->node->nb_cached_opens, 1);
-	handle_flush(request);
+	atomic_fetch_sub(&request->ops->nb_opens, 1);
+	if (request->node->view)
+		request_run(request, ops_run_release_view);
+	else
+		handle_flush(request);
 }
 
 /* ---- statfs ---- */
@@ -372,7 +381,7 @@ static void handle_statfs(struct request *request)
 		const struct node *node = tree->nodes[i];
 
 		if (!node->image)
-			continue;
+			continue; /* directories, and snapshots, which take no room of their own */
 		if (!image)
 			image = node->image;
 		out.st.blocks += (node->size_bytes + out.st.bsize - 1) / out.st.bsize;
@@ -463,12 +472,13 @@ void ops_dispatch(struct request *request)
 
 	atomic_fetch_add(&ops->nb_active, 1);
 	request->start_ns = stats_now_ns();
+	ops->last_request_ns = request->start_ns;
 	request->node = tree_get(ops->params.tree, request->ino);
 	if (ops->closing)
 		request_reply_error(request, -EIO);
 	else if (!request->node)
 		request_reply_error(request, -ENOENT);
-	else if (!request->node->image && !handler->any_node)
+	else if (request->node->is_dir && !handler->any_node)
 		request_reply_error(request, -EISDIR);
 	else if (handler->writes && !request->node->writable)
 		request_reply_error(request, -EROFS);
@@ -512,6 +522,7 @@ int ops_create(const struct ops_params *params, struct ops **ret_ops)
 	if (!ops)
 		return -ENOMEM;
 	ops->params = *params;
+	ops->last_request_ns = stats_now_ns();
 	pthread_mutex_init(&ops->pool_mutex, NULL);
 	writeback_init(&ops->writeback, ops);
 	/* Reading untouched anonymous memory maps the one zero page of the kernel. */
@@ -541,6 +552,13 @@ static void coroutine_fn drain(void *arg)
 
 	while (!writeback_stop(&ops->writeback) || ops->nb_active > 0)
 		co_sleep(1000000);
+}
+
+uint64_t ops_idle_ns(const struct ops *ops)
+{
+	uint64_t last_ns = ops->last_request_ns, now_ns = stats_now_ns();
+
+	return ops->nb_opens || now_ns < last_ns ? 0 : now_ns - last_ns;
 }
 
 void ops_drain(struct ops *ops)

@@ -42,6 +42,9 @@ struct request *request_get(struct ops *ops);
 /* Takes the request over. [receiving threads] */
 void ops_dispatch(struct request *request);
 
+/* How long no request came while no file was open; 0 while one is. [any thread] */
+uint64_t ops_idle_ns(const struct ops *ops);
+
 /* Refuses new requests, waits for those under way, ends the helpers. [not the reactor] */
 void ops_drain(struct ops *ops);
 

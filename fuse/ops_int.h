@@ -7,6 +7,7 @@
 
 #include "fuse/log.h"
 #include "fuse/ops.h"
+#include "fuse/view.h"
 
 #include <pthread.h>
 
@@ -42,6 +43,8 @@ struct ops {
 	pthread_mutex_t pool_mutex;
 	_Atomic unsigned nb_active;
 	_Atomic bool closing;
+	_Atomic unsigned nb_opens;
+	_Atomic uint64_t last_request_ns;
 	const char *zeros; /* ZERO_AREA_BYTES, never written */
 	struct writeback writeback;
 	struct invalidator invalidator;
@@ -61,6 +64,14 @@ void request_run(struct request *request, void (*fn)(void *arg));
 
 /* Answers GETATTR and SETATTR with the node's attributes. */
 void reply_attr(struct request *request);
+/* Answers OPEN; the file can be opened as asked. */
+void reply_open(struct request *request);
+
+/* The image of a file that is open. [reactor] */
+static inline struct image *node_image(const struct node *node)
+{
+	return node->view ? view_image(node->view) : node->image;
+}
 
 void handle_getxattr(struct request *request);
 void handle_listxattr(struct request *request);
@@ -73,6 +84,8 @@ void coroutine_fn ops_run_lseek(void *arg);
 void coroutine_fn ops_run_fallocate(void *arg);
 void coroutine_fn ops_run_truncate(void *arg);
 void coroutine_fn ops_run_copy(void *arg);
+void coroutine_fn ops_run_open_view(void *arg);
+void coroutine_fn ops_run_release_view(void *arg);
 
 /* A write, zero or discard of this node has completed. [reactor] */
 void writeback_note(struct ops *ops, struct node *node);

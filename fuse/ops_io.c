@@ -30,7 +30,8 @@ static void coroutine_fn report(struct request *request, const char *what, uint6
 				int error)
 {
 	const struct node *node = request->node;
-	const char *path = image_info(node->image)->path;
+	struct image *image = node_image(node);
+	const char *path = image_info(image)->path;
 	struct map_extent extent;
 	unsigned nb_dropped;
 
@@ -40,8 +41,8 @@ static void coroutine_fn report(struct request *request, const char *what, uint6
 		log_error("%u more I/O errors were not logged", nb_dropped);
 	if (guest_off == NO_OFFSET)
 		log_error("%s: %s: %s", path, what, strerror(-error));
-	else if (guest_off < node->size_bytes &&
-		 image_map(node->image, guest_off, 1, &extent) == 0 && extent.has_host_off)
+	else if (guest_off < node->size_bytes && image_map(image, guest_off, 1, &extent) == 0 &&
+		 extent.has_host_off)
 		log_error("%s: %s at guest offset %" PRIu64 " (layer %u, host offset %" PRIu64
 			  "): %s",
 			  path, what, guest_off, extent.depth, extent.host_off, strerror(-error));
@@ -114,7 +115,7 @@ void coroutine_fn ops_run_read(void *arg)
 	}
 	if (len_bytes > size_bytes - request->offset)
 		len_bytes = size_bytes - request->offset;
-	res = image_read(node->image, request->offset, request->buf, len_bytes, &pieces);
+	res = image_read(node_image(node), request->offset, request->buf, len_bytes, &pieces);
 	if (res < 0) {
 		fail(request, "read error", request->offset, res);
 		return;
@@ -222,7 +223,7 @@ void coroutine_fn ops_run_lseek(void *arg)
 		request_reply_error(request, -ENXIO);
 		return;
 	}
-	res = image_seek(request->node->image, request->offset, request->flags == SEEK_DATA,
+	res = image_seek(node_image(request->node), request->offset, request->flags == SEEK_DATA,
 			 &out.offset);
 	if (res == -ENXIO)
 		request_reply_error(request, res);
@@ -312,8 +313,8 @@ void coroutine_fn ops_run_truncate(void *arg)
 	uint64_t wanted = (uint64_t)request->attr.st_size;
 	int res = 0;
 
-	if (!node->image || !node->writable) {
-		request_reply_error(request, node->image ? -EROFS : -EISDIR);
+	if (!node->writable) {
+		request_reply_error(request, node->is_dir ? -EISDIR : -EROFS);
 		return;
 	}
 	co_mutex_lock(&node->size_mutex);
@@ -357,7 +358,7 @@ static int coroutine_fn write_pieces(struct image *image, uint64_t off,
 static int64_t coroutine_fn copy_range(struct request *request, struct node *to, void *buf,
 				       uint64_t len_bytes)
 {
-	struct image *image = request->node->image;
+	struct image *image = node_image(request->node);
 	uint64_t done = 0;
 
 	while (done < len_bytes) {
@@ -385,7 +386,7 @@ void coroutine_fn ops_run_copy(void *arg)
 	uint64_t len_bytes = request->len_bytes;
 	int64_t res;
 
-	if (!to || !to->image || !to->writable) {
+	if (!to || !to->writable) {
 		request_reply_error(request, -EROFS);
 		return;
 	}
@@ -408,4 +409,25 @@ void coroutine_fn ops_run_copy(void *arg)
 	else
 		request_reply_buf(request, &(struct fuse_write_out){.size = (uint32_t)res},
 				  sizeof(struct fuse_write_out));
+}
+
+/* ---- snapshots ---- */
+
+void coroutine_fn ops_run_open_view(void *arg)
+{
+	struct request *request = arg;
+	int res = view_acquire(request->node->view);
+
+	if (res < 0)
+		request_reply_error(request, res);
+	else
+		reply_open(request);
+}
+
+void coroutine_fn ops_run_release_view(void *arg)
+{
+	struct request *request = arg;
+
+	view_release(request->node->view);
+	request_reply_error(request, 0);
 }

@@ -37,7 +37,7 @@ static void print_json_string(const char *text, FILE *out)
 
 static void print_image(const struct request *request, FILE *out)
 {
-	fputs(image_file(request->node->image, 0)->name, out);
+	fputs(image_file(request->node->base, 0)->name, out);
 }
 
 static void print_pid(const struct request *request, FILE *out)
@@ -65,7 +65,7 @@ static void print_chain(const struct request *request, FILE *out)
 {
 	const struct file *file;
 
-	for (unsigned i = 0; (file = image_file(request->node->image, i)); i++)
+	for (unsigned i = 0; (file = image_file(request->node->base, i)); i++)
 		fprintf(out, "%s%s", i ? "\n" : "", file->name);
 }
 
@@ -106,23 +106,24 @@ static void print_image_stats(const struct image_stats *stats, FILE *out)
 static void print_stats(const struct request *request, FILE *out)
 {
 	const struct node *node = request->node;
+	const struct image *image = node_image(node) ? node_image(node) : node->base;
 	const struct reactor *reactor = request->ops->params.reactor;
 	struct image_stats image_stats;
 	const struct file *file;
 
-	image_get_stats(node->image, &image_stats);
+	image_get_stats(image, &image_stats);
 	fprintf(out, "{\"engine\": \"%s\", \"requests\": ", reactor_engine(reactor)->ops->name);
 	stats_print_json(node->stats, out);
 	fputs(", \"image\": ", out);
 	print_image_stats(&image_stats, out);
 	fputs(", \"files\": [", out);
-	for (unsigned i = 0; (file = image_file(node->image, i)); i++) {
+	for (unsigned i = 0; (file = image_file(image, i)); i++) {
 		if (i)
 			fputs(", ", out);
 		print_file_stats(file, out);
 	}
 	fputs("], \"data_file\": ", out);
-	file = image_data_file(node->image);
+	file = image_data_file(image);
 	if (file)
 		print_file_stats(file, out);
 	else
@@ -180,7 +181,7 @@ static void coroutine_fn run_getxattr(void *arg)
 
 void handle_getxattr(struct request *request)
 {
-	if (!request->node->image || strncmp(request->name, PREFIX, strlen(PREFIX)))
+	if (request->node->is_dir || strncmp(request->name, PREFIX, strlen(PREFIX)))
 		request_reply_error(request, -ENODATA);
 	else
 		request_run(request, run_getxattr);

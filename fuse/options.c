@@ -222,6 +222,9 @@ static int check_combination(struct parser *parser)
 				"--force-share reads beside a writer: it excludes -w and -o rw");
 	if (options->snapshot && options->access == ACCESS_WRITABLE)
 		return complain(parser, "-o snapshot= is read-only: it excludes -w and -o rw");
+	if (options->snapshot && options->snapshots)
+		return complain(parser,
+				"-o snapshot= shows one snapshot: it excludes -o snapshots");
 	if (options->nb_images > 1) {
 		if (options->name)
 			return complain(parser, "-o name= is for one image; give NAME=IMAGE");

@@ -79,6 +79,7 @@ struct options {
 
 	/* view */
 	char *name; /* of the raw file of a single image, NULL: disk.raw */
+	bool snapshots;
 	bool has_uid, has_gid, has_umask;
 	uid_t uid;
 	gid_t gid;
@@ -86,6 +87,7 @@ struct options {
 	bool discard_keeps_space, grow, shrink;
 
 	/* life */
+	unsigned idle_timeout_s; /* 0: never */
 	bool allow_other, allow_root;
 
 	/* speed */

@@ -150,6 +150,22 @@ static int word_shrink(struct parser *parser, const char *value)
 	return 0;
 }
 
+static int word_snapshots(struct parser *parser, const char *value)
+{
+	parser->options->snapshots = true;
+	return 0;
+}
+
+static int word_timeout(struct parser *parser, const char *value)
+{
+	unsigned long number;
+
+	if (parse_number(value, 10, INT_MAX / 1000, &number) < 0 || number == 0)
+		return complain(parser, "-o timeout=%s: give a number of seconds", value);
+	parser->options->idle_timeout_s = (unsigned)number;
+	return 0;
+}
+
 static int word_threads(struct parser *parser, const char *value)
 {
 	unsigned long number;
@@ -336,6 +352,8 @@ static const struct word word_table[] = {
 	{"backing_file=", WORD_OWN, word_backing_file},
 	{"data_file=", WORD_OWN, word_data_file},
 	{"name=", WORD_OWN, word_name},
+	{"snapshots", WORD_OWN, word_snapshots},
+	{"timeout=", WORD_OWN, word_timeout},
 	{"uid=", WORD_OWN, word_uid},
 	{"gid=", WORD_OWN, word_gid},
 	{"umask=", WORD_OWN, word_umask},

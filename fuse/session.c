@@ -5,11 +5,13 @@
 #include "fuse/session.h"
 
 #include "fuse/daemon.h"
+#include "fuse/layout.h"
 #include "fuse/log.h"
 #include "fuse/ops.h"
 #include "fuse/transport_dev.h"
 #include "fuse/tree.h"
 #include "fuse/unmount.h"
+#include "fuse/view.h"
 #include "io/engine.h"
 
 #include <errno.h>
@@ -42,6 +44,8 @@ struct session {
 	struct reactor *reactor;
 	const char *engine_note; /* why io_uring is not used, or NULL */
 	struct host_opener opener;
+	struct image_options image_options; /* as wished; an image may get less */
+	char *backing_file, *data_file;     /* of image_options, absolute */
 	struct image **images;
 	unsigned nb_images;
 	struct tree tree;
@@ -126,6 +130,20 @@ static enum exit_status start_reactor(struct session *session)
 	}
 	host_opener_init(&session->opener, session->reactor, options->names,
 			 options->cache == CACHE_WRITEBACK);
+	/* A view is opened after the working directory has changed. */
+	if (options->backing_file)
+		session->backing_file = realpath(options->backing_file, NULL);
+	if (options->data_file)
+		session->data_file = realpath(options->data_file, NULL);
+	session->image_options = (struct image_options){
+		.writable = options->access != ACCESS_READ_ONLY,
+		.force_share = options->force_share,
+		.snapshot = options->snapshot,
+		.backing_file =
+			session->backing_file ? session->backing_file : options->backing_file,
+		.data_file = session->data_file ? session->data_file : options->data_file,
+		.l2_cache_bytes = options->l2_cache_bytes,
+	};
 	return EXIT_OK;
 }
 
@@ -139,14 +157,7 @@ static enum exit_status coroutine_fn open_image(struct session *session, const c
 						struct image **ret_image)
 {
 	const struct options *options = session->options;
-	struct image_options how = {
-		.writable = options->access != ACCESS_READ_ONLY,
-		.force_share = options->force_share,
-		.snapshot = options->snapshot,
-		.backing_file = options->backing_file,
-		.data_file = options->data_file,
-		.l2_cache_bytes = options->l2_cache_bytes,
-	};
+	struct image_options how = session->image_options;
 	struct error *error = NULL;
 	int res, why = 0;
 
@@ -187,7 +198,12 @@ static void coroutine_fn open_images(void *arg)
 static void coroutine_fn close_images(void *arg)
 {
 	struct session *session = arg;
+	const struct tree *tree = &session->tree;
 
+	for (unsigned i = 0; i < tree->nb_nodes; i++) {
+		if (tree->nodes[i]->view)
+			view_close(tree->nodes[i]->view);
+	}
 	while (session->nb_images > 0) {
 		const char *path = session->options->images[--session->nb_images].path;
 		int res = image_close(session->images[session->nb_images]);
@@ -197,63 +213,6 @@ static void coroutine_fn close_images(void *arg)
 			session->status = EXIT_WRITE_BACK;
 		}
 	}
-}
-
-/* ---- the tree ---- */
-
-static int add_image(struct session *session, unsigned i)
-{
-	const struct options *options = session->options;
-	const struct image_argument *argument = &options->images[i];
-	struct image *image = session->images[i];
-	struct node *parent = session->single_file ? NULL : tree_root(&session->tree);
-	char *name = NULL;
-	struct node *node;
-	struct stat host;
-	int res;
-
-	if (fstat(image_file(image, 0)->fd, &host) < 0)
-		return -errno;
-	if (session->single_file)
-		name = strdup("");
-	else if (options->nb_images > 1 || argument->name)
-		name = tree_name_for(argument->name, argument->path);
-	else
-		name = strdup(options->name ? options->name : TREE_DEFAULT_NAME);
-	if (!name)
-		return -ENOMEM;
-	res = tree_add_file(&session->tree, parent, name, image, &host, &node);
-	if (res == -EEXIST)
-		log_error("%s: the name %s is taken by another image; give NAME=IMAGE",
-			  argument->path, name);
-	free(name);
-	return res;
-}
-
-static enum exit_status build_tree(struct session *session)
-{
-	const struct options *options = session->options;
-	struct tree_owner owner = {
-		.uid = options->has_uid ? options->uid : geteuid(),
-		.gid = options->has_gid ? options->gid : getegid(),
-		.has_umask = options->has_umask,
-		.umask = options->umask,
-	};
-	int res = 0;
-
-	if (session->single_file)
-		tree_init_single(&session->tree, &owner);
-	else
-		res = tree_init(&session->tree, &owner);
-	for (unsigned i = 0; res == 0 && i < session->nb_images; i++)
-		res = add_image(session, i);
-	if (res == -EEXIST)
-		return EXIT_USAGE;
-	if (res < 0) {
-		log_error("cannot build the list of files: %s", strerror(-res));
-		return EXIT_MOUNT;
-	}
-	return EXIT_OK;
 }
 
 static bool any_writable(const struct session *session)
@@ -396,11 +355,10 @@ static enum exit_status try_mount(struct session *session)
 
 /* ---- --verbose ---- */
 
-static void describe_image(const struct session *session, unsigned i)
+static void describe_node(const struct session *session, const struct node *node)
 {
-	const struct image *image = session->images[i];
+	const struct image *image = node->image;
 	const struct image_info *info = image_info(image);
-	const struct node *node = session->tree.nodes[session->single_file ? i : i + 1];
 	const struct file *file;
 
 	printf("%s on %s%s%s: %" PRIu64 " bytes, clusters of %u, version %u, %s\n", info->path,
@@ -423,8 +381,10 @@ static void describe(const struct session *session)
 {
 	const struct options *options = session->options;
 
-	for (unsigned i = 0; i < session->nb_images; i++)
-		describe_image(session, i);
+	for (unsigned i = 0; i < session->tree.nb_nodes; i++) {
+		if (session->tree.nodes[i]->image)
+			describe_node(session, session->tree.nodes[i]);
+	}
 	printf("I/O engine: %s%s%s\n", reactor_engine(session->reactor)->ops->name,
 	       session->engine_note ? ", because " : "",
 	       session->engine_note ? session->engine_note : "");
@@ -471,6 +431,8 @@ static void end(struct session *session)
 	reactor_destroy(session->reactor);
 	free(session->images);
 	free(session->mountpoint);
+	free(session->backing_file);
+	free(session->data_file);
 	daemon_end(&session->daemon, session->status);
 }
 
@@ -502,6 +464,21 @@ static void unmount_for_signal(struct session *session)
 		log_error("%s: cannot be unmounted: %s", session->mountpoint, strerror(-res));
 }
 
+/* Unmounts when idle long enough. Returns how long to wait before looking again, -1: for ever. */
+static int check_idle_ms(struct session *session)
+{
+	uint64_t limit_ms = (uint64_t)session->options->idle_timeout_s * 1000u;
+	uint64_t idle_ms = ops_idle_ns(session->ops) / 1000000u;
+
+	if (!limit_ms || !session->mountpoint)
+		return -1;
+	if (idle_ms < limit_ms)
+		return (int)(limit_ms - idle_ms);
+	/* A working directory inside keeps it busy without any request. */
+	mountpoint_detach(session->mountpoint, false);
+	return (int)limit_ms;
+}
+
 static void serve(struct session *session)
 {
 	struct pollfd fds[] = {
@@ -512,7 +489,7 @@ static void serve(struct session *session)
 	unsigned nb_signals = 0;
 
 	for (;;) {
-		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
+		if (poll(fds, sizeof(fds) / sizeof(fds[0]), check_idle_ms(session)) <= 0)
 			continue;
 		if (fds[0].revents)
 			return;
@@ -545,7 +522,12 @@ static enum exit_status start(struct session *session)
 	reactor_run(session->reactor, open_images, session);
 	status = session->status;
 	if (status == EXIT_OK)
-		status = build_tree(session);
+		status = layout_build(&(struct layout){.options = options,
+						       .images = session->images,
+						       .single_file = session->single_file,
+						       .opener = &session->opener.opener,
+						       .image_options = &session->image_options},
+				      &session->tree);
 	if (status == EXIT_OK)
 		status = create_server(session);
 	if (status == EXIT_OK)

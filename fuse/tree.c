@@ -4,7 +4,11 @@
  */
 #include "fuse/tree.h"
 
+#include "fuse/view.h"
+
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -39,48 +43,95 @@ static int64_t now_ns(void)
 	return ns_of(now);
 }
 
-static struct node *add_node(struct tree *tree, struct node *parent, const char *name)
+/* FNV-1a over the parent's number and the name. */
+static size_t bucket_of(const struct tree *tree, const struct node *parent, const char *name)
+{
+	uint64_t hash = 0xcbf29ce484222325u ^ (parent ? parent->ino : 0);
+
+	for (; *name; name++)
+		hash = (hash ^ (unsigned char)*name) * 0x100000001b3u;
+	return (hash ^ hash >> 32) % (2 * tree->capacity);
+}
+
+static void put_in_bucket(struct tree *tree, struct node *node)
+{
+	struct node **bucket = &tree->buckets[bucket_of(tree, node->parent, node->name)];
+
+	node->next_in_bucket = *bucket;
+	*bucket = node;
+}
+
+static int make_room(struct tree *tree)
+{
+	unsigned capacity = tree->capacity ? 2 * tree->capacity : 16;
+	struct node **nodes, **buckets;
+
+	if (tree->nb_nodes < tree->capacity)
+		return 0;
+	nodes = realloc(tree->nodes, capacity * sizeof(struct node *));
+	if (!nodes)
+		return -ENOMEM;
+	tree->nodes = nodes;
+	buckets = calloc(2 * (size_t)capacity, sizeof(struct node *));
+	if (!buckets)
+		return -ENOMEM;
+	free(tree->buckets);
+	tree->buckets = buckets;
+	tree->capacity = capacity;
+	for (unsigned i = 0; i < tree->nb_nodes; i++)
+		put_in_bucket(tree, tree->nodes[i]);
+	return 0;
+}
+
+static int add_node(struct tree *tree, struct node *parent, const char *name,
+		    struct node **ret_node)
 {
 	struct node *node;
+	int res;
 
-	if (tree->nb_nodes == tree->capacity) {
-		unsigned capacity = tree->capacity ? 2 * tree->capacity : 16;
-		struct node **nodes = realloc(tree->nodes, capacity * sizeof(struct node *));
-
-		if (!nodes)
-			return NULL;
-		tree->nodes = nodes;
-		tree->capacity = capacity;
-	}
+	if (parent && tree_lookup(tree, parent, name))
+		return -EEXIST;
+	res = make_room(tree);
+	if (res < 0)
+		return res;
 	node = calloc(1, sizeof(*node));
 	if (!node)
-		return NULL;
+		return -ENOMEM;
 	node->name = strdup(name);
 	if (!node->name) {
 		free(node);
-		return NULL;
+		return -ENOMEM;
 	}
 	node->parent = parent;
 	node->uid = tree->owner.uid;
 	node->gid = tree->owner.gid;
 	tree->nodes[tree->nb_nodes++] = node;
 	node->ino = tree->nb_nodes;
-	return node;
+	put_in_bucket(tree, node);
+	*ret_node = node;
+	return 0;
+}
+
+static int add_dir(struct tree *tree, struct node *parent, const char *name, struct node **ret_node)
+{
+	const struct tree_owner *owner = &tree->owner;
+	int64_t now = now_ns();
+	int res = add_node(tree, parent, name, ret_node);
+
+	if (res < 0)
+		return res;
+	(*ret_node)->is_dir = true;
+	(*ret_node)->mode = 0555 & ~(owner->has_umask ? owner->umask : 0);
+	(*ret_node)->atime_ns = (*ret_node)->mtime_ns = (*ret_node)->ctime_ns = now;
+	return 0;
 }
 
 int tree_init(struct tree *tree, const struct tree_owner *owner)
 {
 	struct node *root;
-	int64_t now = now_ns();
 
 	tree_init_single(tree, owner);
-	root = add_node(tree, NULL, "");
-	if (!root)
-		return -ENOMEM;
-	root->is_dir = true;
-	root->mode = 0555 & ~(owner->has_umask ? owner->umask : 0);
-	root->atime_ns = root->mtime_ns = root->ctime_ns = now;
-	return 0;
+	return add_dir(tree, NULL, "", &root);
 }
 
 void tree_init_single(struct tree *tree, const struct tree_owner *owner)
@@ -91,11 +142,13 @@ void tree_init_single(struct tree *tree, const struct tree_owner *owner)
 void tree_finish(struct tree *tree)
 {
 	for (unsigned i = 0; i < tree->nb_nodes; i++) {
+		view_destroy(tree->nodes[i]->view);
 		free(tree->nodes[i]->name);
 		free(tree->nodes[i]->stats);
 		free(tree->nodes[i]);
 	}
 	free(tree->nodes);
+	free(tree->buckets);
 	*tree = (struct tree){0};
 }
 
@@ -116,13 +169,12 @@ int tree_add_file(struct tree *tree, struct node *parent, const char *name, stru
 {
 	const struct image_info *info = image_info(image);
 	struct node *node;
+	int res = add_node(tree, parent, name, &node);
 
-	if (parent && tree_lookup(tree, parent, name))
-		return -EEXIST;
-	node = add_node(tree, parent, name);
-	if (!node)
-		return -ENOMEM;
+	if (res < 0)
+		return res;
 	node->image = image;
+	node->base = image;
 	node->writable = info->writable;
 	node->cluster_size = info->cluster_size;
 	node->size_bytes = info->virtual_size;
@@ -131,6 +183,28 @@ int tree_add_file(struct tree *tree, struct node *parent, const char *name, stru
 	node->mtime_ns = ns_of(host->st_mtim);
 	node->ctime_ns = ns_of(host->st_ctim);
 	*ret_node = node;
+	return 0;
+}
+
+int tree_add_dir(struct tree *tree, const char *name, struct node **ret_node)
+{
+	return add_dir(tree, tree_root(tree), name, ret_node);
+}
+
+int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct node *base,
+		  uint64_t virtual_size, int64_t time_ns, struct view *view)
+{
+	struct node *node;
+	int res = add_node(tree, dir, name, &node);
+
+	if (res < 0)
+		return res;
+	node->view = view;
+	node->base = base->base;
+	node->cluster_size = base->cluster_size;
+	node->size_bytes = virtual_size;
+	node->mode = base->mode & ~0222u;
+	node->atime_ns = node->mtime_ns = node->ctime_ns = time_ns;
 	return 0;
 }
 
@@ -150,10 +224,10 @@ struct node *tree_next_child(const struct tree *tree, const struct node *dir, ui
 
 struct node *tree_lookup(const struct tree *tree, const struct node *parent, const char *name)
 {
-	struct node *node = tree_next_child(tree, parent, TREE_ROOT_INO);
+	struct node *node = tree->buckets[bucket_of(tree, parent, name)];
 
-	while (node && strcmp(node->name, name))
-		node = tree_next_child(tree, parent, node->ino + 1);
+	while (node && (node->parent != parent || strcmp(node->name, name)))
+		node = node->next_in_bucket;
 	return node;
 }
 
@@ -224,5 +298,20 @@ char *tree_name_for(const char *given_name, const char *path)
 		return NULL;
 	memcpy(name, base, len);
 	memcpy(name + len, ".raw", sizeof(".raw"));
+	return name;
+}
+
+char *tree_snapshot_name(const char *id, const char *snapshot_name)
+{
+	char *name;
+
+	if (asprintf(&name, "%s-%s.raw", id, snapshot_name) < 0)
+		return NULL;
+	for (char *at = name; *at; at++) {
+		if (*at == '/' || (unsigned char)*at < 0x20 || *at == 0x7f)
+			*at = '_';
+	}
+	if (strlen(name) > NAME_MAX)
+		strcpy(name + NAME_MAX - strlen(".raw"), ".raw");
 	return name;
 }

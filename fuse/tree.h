@@ -22,14 +22,19 @@
 #define TREE_ROOT_INO 1u
 #define TREE_DEFAULT_NAME "disk.raw"
 
+struct view;
+
 struct node {
 	/* constant */
 	uint64_t ino;
 	struct node *parent; /* NULL: the root */
-	char *name;          /* "" for the root */
+	struct node *next_in_bucket;
+	char *name; /* "" for the root */
 	bool is_dir;
 	bool writable;
-	struct image *image; /* files: not owned; NULL for directories */
+	struct image *image;      /* files: not owned; NULL for directories and views */
+	struct view *view;        /* a snapshot's file, which opens an image of its own */
+	const struct image *base; /* files: the image, or the one that a view belongs to */
 	uint32_t cluster_size;
 
 	/* attributes */
@@ -60,6 +65,7 @@ struct tree {
 	struct tree_owner owner;
 	struct node **nodes; /* nodes[ino - 1] */
 	unsigned nb_nodes, capacity;
+	struct node **buckets; /* by parent and name; twice as many as `capacity` */
 };
 
 /* Begins a tree whose root is a directory. Returns 0 or -ENOMEM. */
@@ -77,6 +83,15 @@ void tree_finish(struct tree *tree);
 int tree_add_file(struct tree *tree, struct node *parent, const char *name, struct image *image,
 		  const struct stat *host, struct node **ret_node);
 
+/* A directory in the root, for tree_add_view(). 0, -EEXIST or -ENOMEM. */
+int tree_add_dir(struct tree *tree, const char *name, struct node **ret_node);
+/*
+ * Adds a snapshot's file of virtual_size bytes, read-only; `view` becomes the node's on
+ * success. 0, -EEXIST or -ENOMEM.
+ */
+int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct node *base,
+		  uint64_t virtual_size, int64_t time_ns, struct view *view);
+
 /* NULL when there is none. [any thread] */
 struct node *tree_get(const struct tree *tree, uint64_t ino);
 struct node *tree_lookup(const struct tree *tree, const struct node *parent, const char *name);
@@ -93,6 +108,9 @@ void node_stat(const struct node *node, uint64_t host_sectors, struct stat *ret_
 
 /* Moves mtime and ctime to now. [any thread] */
 void node_touch(struct node *node);
+
+/* The name of a snapshot's file: ID-NAME.raw, without what a file name cannot hold. */
+char *tree_snapshot_name(const char *id, const char *snapshot_name);
 
 /*
  * The name of the raw file for an image of several: NAME.raw for NAME=IMAGE, else the

@@ -153,6 +153,9 @@ static void test_words(void **state)
 	assert_int_equal(options.gid, 6);
 	assert_int_equal(options.umask, 027);
 	assert_string_equal(options.name, "x.img");
+	accepts("qcow2fs IMG MNT -o snapshots,timeout=9");
+	assert_true(options.snapshots);
+	assert_int_equal(options.idle_timeout_s, 9);
 	accepts("qcow2fs IMG MNT -o uid=root");
 	assert_int_equal(options.uid, 0);
 }
@@ -174,6 +177,7 @@ static void test_bad_words(void **state)
 	refuses("qcow2fs IMG MNT -o threads", "needs a value");
 	refuses("qcow2fs IMG MNT -o snapshot=", "needs a value");
 	refuses("qcow2fs IMG MNT -o grow=1", "takes no value");
+	refuses("qcow2fs IMG MNT -o timeout=0", "timeout=0");
 	refuses("qcow2fs IMG MNT -o threads=0", "threads=0");
 	refuses("qcow2fs IMG MNT -o threads=65", "threads=65");
 	refuses("qcow2fs IMG MNT -o threads=+1", "threads=+1");
@@ -199,6 +203,7 @@ static void test_combinations(void **state)
 {
 	refuses("qcow2fs -U -w IMG MNT", "--force-share");
 	refuses("qcow2fs IMG MNT -o snapshot=1,rw", "read-only");
+	refuses("qcow2fs IMG MNT -o snapshot=1,snapshots", "snapshots");
 	refuses("qcow2fs A B MNT -o name=x", "name=");
 	refuses("qcow2fs A B MNT -o snapshot=x", "snapshot=");
 	refuses("qcow2fs A B MNT -o backing_file=x", "backing_file=");

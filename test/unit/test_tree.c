@@ -99,6 +99,53 @@ static void test_many_nodes(void **state)
 	tree_finish(&tree);
 }
 
+static void test_snapshot_names(void **state)
+{
+	static const struct {
+		const char *id, *snapshot, *name;
+	} cases[] = {
+		{"1", "before", "1-before.raw"},
+		{"2", "", "2-.raw"},
+		{"a/b", "c/../d\n", "a_b-c_.._d_.raw"},
+	};
+	char long_name[1000], *name;
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		name = tree_snapshot_name(cases[i].id, cases[i].snapshot);
+		assert_string_equal(name, cases[i].name);
+		free(name);
+	}
+	memset(long_name, 'x', sizeof(long_name) - 1);
+	long_name[sizeof(long_name) - 1] = '\0';
+	name = tree_snapshot_name("1", long_name);
+	assert_int_equal(strlen(name), 255);
+	assert_string_equal(name + 251, ".raw");
+	free(name);
+}
+
+static void test_snapshots_are_read_only_files(void **state)
+{
+	struct tree tree;
+	struct node *base, *dir, *node;
+	struct stat st;
+
+	assert_int_equal(tree_init(&tree, &owner), 0);
+	base = add(&tree, "disk.raw", &host);
+	assert_int_equal(tree_add_dir(&tree, "snapshots", &dir), 0);
+	assert_int_equal(tree_add_dir(&tree, "disk.raw", &node), -EEXIST);
+	assert_int_equal(tree_add_view(&tree, dir, "1-a.raw", base, 512, 5, NULL), 0);
+	assert_int_equal(tree_add_view(&tree, dir, "1-a.raw", base, 512, 5, NULL), -EEXIST);
+	node = tree_lookup(&tree, dir, "1-a.raw");
+	assert_null(tree_lookup(&tree, tree_root(&tree), "1-a.raw"));
+	node_stat(node, 0, &st);
+	assert_int_equal(st.st_mode, S_IFREG | 0400);
+	assert_int_equal(st.st_size, 512);
+	assert_int_equal(st.st_mtim.tv_nsec, 5);
+	assert_false(node->writable);
+	assert_null(tree_next_child(&tree, dir, node->ino + 1));
+	tree_finish(&tree);
+}
+
 static void test_single_file_is_the_root(void **state)
 {
 	struct tree tree;
@@ -214,6 +261,8 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_lookup_and_order),
 		cmocka_unit_test(test_many_nodes),
+		cmocka_unit_test(test_snapshot_names),
+		cmocka_unit_test(test_snapshots_are_read_only_files),
 		cmocka_unit_test(test_single_file_is_the_root),
 		cmocka_unit_test(test_stat),
 		cmocka_unit_test(test_permissions),

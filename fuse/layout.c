@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * layout: see layout.h.
+ */
+#include "fuse/layout.h"
+
+#include "fuse/log.h"
+#include "fuse/view.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define RAW_SUFFIX ".raw"
+
+static char *file_name(const struct layout *layout, const struct image_argument *argument)
+{
+	const struct options *options = layout->options;
+
+	if (layout->single_file)
+		return strdup("");
+	if (options->nb_images > 1 || argument->name)
+		return tree_name_for(argument->name, argument->path);
+	return strdup(options->name ? options->name : TREE_DEFAULT_NAME);
+}
+
+/* "snapshots" for one image, NAME.snapshots beside NAME.raw for each of several. */
+static char *snapshots_name(const struct layout *layout, const struct node *node)
+{
+	char *name;
+
+	if (layout->options->nb_images == 1)
+		return strdup("snapshots");
+	if (asprintf(&name, "%.*s.snapshots", (int)(strlen(node->name) - strlen(RAW_SUFFIX)),
+		     node->name) < 0)
+		return NULL;
+	return name;
+}
+
+static int add_view(const struct layout *layout, struct tree *tree, struct node *dir,
+		    struct node *base, const char *path, const struct image_snapshot *snapshot)
+{
+	char *name = tree_snapshot_name(snapshot->id, snapshot->name);
+	int64_t time_ns = (int64_t)snapshot->date_sec * 1000000000 + snapshot->date_nsec;
+	struct view *view;
+	int res;
+
+	if (!name)
+		return -ENOMEM;
+	view = view_create(layout->opener, path, snapshot->id, layout->image_options);
+	res = view ? tree_add_view(tree, dir, name, base, snapshot->virtual_size, time_ns, view)
+		   : -ENOMEM;
+	if (res < 0)
+		view_destroy(view);
+	/* Only a damaged table has an id twice; the other one cannot be told apart. */
+	if (res == -EEXIST) {
+		log_warning("%s: there are two snapshots %s", path, name);
+		res = 0;
+	}
+	free(name);
+	return res;
+}
+
+static int add_snapshots(const struct layout *layout, struct tree *tree, struct node *node,
+			 const char *image_path)
+{
+	unsigned nb = image_nb_snapshots(node->image);
+	char *name = snapshots_name(layout, node), *path = realpath(image_path, NULL);
+	struct node *dir;
+	int res = -ENOMEM;
+
+	if (name && path)
+		res = tree_add_dir(tree, name, &dir);
+	for (unsigned i = 0; res == 0 && i < nb; i++) {
+		struct image_snapshot snapshot;
+
+		image_get_snapshot(node->image, i, &snapshot);
+		res = add_view(layout, tree, dir, node, path, &snapshot);
+	}
+	if (res == -EEXIST)
+		log_error("%s: the name %s is taken", image_path, name);
+	free(path);
+	free(name);
+	return res;
+}
+
+static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
+{
+	const struct image_argument *argument = &layout->options->images[i];
+	struct image *image = layout->images[i];
+	struct node *parent = layout->single_file ? NULL : tree_root(tree);
+	char *name = file_name(layout, argument);
+	struct node *node;
+	struct stat host;
+	int res;
+
+	if (!name)
+		return -ENOMEM;
+	if (fstat(image_file(image, 0)->fd, &host) < 0)
+		res = -errno;
+	else
+		res = tree_add_file(tree, parent, name, image, &host, &node);
+	if (res == -EEXIST)
+		log_error("%s: the name %s is taken by another image; give NAME=IMAGE",
+			  argument->path, name);
+	free(name);
+	if (res == 0 && layout->options->snapshots)
+		res = add_snapshots(layout, tree, node, argument->path);
+	return res;
+}
+
+enum exit_status layout_build(const struct layout *layout, struct tree *ret_tree)
+{
+	const struct options *options = layout->options;
+	struct tree_owner owner = {
+		.uid = options->has_uid ? options->uid : geteuid(),
+		.gid = options->has_gid ? options->gid : getegid(),
+		.has_umask = options->has_umask,
+		.umask = options->umask,
+	};
+	int res = 0;
+
+	if (layout->single_file && options->snapshots) {
+		log_error("%s: a regular file cannot show snapshots; give a directory",
+			  options->mountpoint);
+		return EXIT_USAGE;
+	}
+	if (layout->single_file)
+		tree_init_single(ret_tree, &owner);
+	else
+		res = tree_init(ret_tree, &owner);
+	for (unsigned i = 0; res == 0 && i < options->nb_images; i++)
+		res = add_image(layout, ret_tree, i);
+	if (res == 0)
+		return EXIT_OK;
+	if (res == -EEXIST)
+		return EXIT_USAGE;
+	log_error("cannot build the tree of files: %s", strerror(-res));
+	return EXIT_MOUNT;
+}
