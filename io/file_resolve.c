@@ -58,13 +58,15 @@ static int walk(int dirfd, char *path, int flags, bool beneath)
 	int at = dirfd, fd = -ENOENT;
 
 	for (char *next; component; component = next, at = fd) {
+		int how = flags;
+
 		next = strtok_r(NULL, "/", &save);
+		if (next)
+			how = O_PATH | O_DIRECTORY | O_CLOEXEC;
 		if (beneath && !strcmp(component, ".."))
 			fd = -EXDEV;
 		else
-			fd = open_at(at, component,
-				     O_NOFOLLOW |
-					     (next ? O_PATH | O_DIRECTORY | O_CLOEXEC : flags));
+			fd = open_at(at, component, how | O_NOFOLLOW);
 		if (at != dirfd)
 			close(at);
 		if (fd < 0)
