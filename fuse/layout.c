@@ -142,3 +142,10 @@ enum exit_status layout_build(const struct layout *layout, struct tree *ret_tree
 	log_error("cannot build the tree of files: %s", strerror(-res));
 	return EXIT_MOUNT;
 }
+
+void layout_finish(struct tree *tree)
+{
+	for (unsigned i = 0; i < tree->nb_nodes; i++)
+		view_destroy(tree->nodes[i]->view);
+	tree_finish(tree);
+}

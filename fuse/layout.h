@@ -17,7 +17,11 @@ struct layout {
 	const struct image_options *image_options;
 };
 
-/* Builds the tree. Returns the exit status; complaints have been logged. */
+/* Builds the tree, which layout_finish() frees in either case. Returns the exit status; complaints
+ * have been logged. */
 enum exit_status layout_build(const struct layout *layout, struct tree *ret_tree);
+
+/* Frees the tree and its views. */
+void layout_finish(struct tree *tree);
 
 #endif

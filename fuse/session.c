@@ -427,7 +427,7 @@ static void end(struct session *session)
 	finish_images(session);
 	transport_dev_destroy(session->transport);
 	ops_destroy(session->ops);
-	tree_finish(&session->tree);
+	layout_finish(&session->tree);
 	reactor_destroy(session->reactor);
 	free(session->images);
 	free(session->mountpoint);

@@ -4,8 +4,6 @@
  */
 #include "fuse/tree.h"
 
-#include "fuse/view.h"
-
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -142,7 +140,6 @@ void tree_init_single(struct tree *tree, const struct tree_owner *owner)
 void tree_finish(struct tree *tree)
 {
 	for (unsigned i = 0; i < tree->nb_nodes; i++) {
-		view_destroy(tree->nodes[i]->view);
 		free(tree->nodes[i]->name);
 		free(tree->nodes[i]->stats);
 		free(tree->nodes[i]);

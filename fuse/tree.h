@@ -72,7 +72,7 @@ struct tree {
 int tree_init(struct tree *tree, const struct tree_owner *owner);
 /* Begins a tree whose root is a raw file: tree_add_file() is called once, for it. */
 void tree_init_single(struct tree *tree, const struct tree_owner *owner);
-/* Frees the nodes, not the images. */
+/* Frees the nodes, not the images and views. */
 void tree_finish(struct tree *tree);
 
 /*
@@ -86,8 +86,8 @@ int tree_add_file(struct tree *tree, struct node *parent, const char *name, stru
 /* A directory in the root, for tree_add_view(). 0, -EEXIST or -ENOMEM. */
 int tree_add_dir(struct tree *tree, const char *name, struct node **ret_node);
 /*
- * Adds a snapshot's file of virtual_size bytes, read-only; `view` becomes the node's on
- * success. 0, -EEXIST or -ENOMEM.
+ * Adds a snapshot's file of virtual_size bytes, read-only; the view is not
+ * owned. 0, -EEXIST or -ENOMEM.
  */
 int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct node *base,
 		  uint64_t virtual_size, int64_t time_ns, struct view *view);
