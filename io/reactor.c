@@ -142,8 +142,8 @@ static bool start_task(struct reactor *reactor, struct task *task)
 
 void reactor_spawn(struct reactor *reactor, struct task *task)
 {
-	if (!reactor->pending_head && start_task(reactor, task))
-		return;
+	if (start_task(reactor, task))
+		return; /* R2: then nobody is pending */
 	task->next = NULL;
 	if (reactor->pending_tail)
 		reactor->pending_tail->next = task;

@@ -24,7 +24,8 @@ struct idle_engine {
 	pthread_mutex_t lock;
 	pthread_cond_t woken_cond;
 	bool woken;
-	atomic_ulong nb_wakes, nb_waits, nb_blocked;
+	atomic_ulong nb_wakes, nb_waits;
+	_Atomic uint64_t last_timeout_ns;
 };
 
 static inline uint64_t idle_now_ns(struct engine *engine)
@@ -46,9 +47,8 @@ static inline void idle_wait(struct engine *engine, uint64_t timeout_ns)
 {
 	struct idle_engine *idle = (struct idle_engine *)engine;
 	idle->nb_waits++;
+	idle->last_timeout_ns = timeout_ns;
 	pthread_mutex_lock(&idle->lock);
-	if (timeout_ns > 0 && !idle->woken)
-		idle->nb_blocked++;
 	if (idle->virtual_clock && timeout_ns != UINT64_MAX) {
 		idle->virtual_ns += timeout_ns;
 	} else if (timeout_ns == UINT64_MAX) {
