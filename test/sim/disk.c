@@ -16,6 +16,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -301,6 +302,19 @@ static int log_request(struct sim_disk *disk, const struct io_req *req)
 	return (int)disk->nb_log++;
 }
 
+static void trace(const struct sim_disk *disk, const char *what, const struct io_req *req,
+		  int64_t result)
+{
+	if (!disk->trace)
+		return;
+	printf("%8llu %s %s %s %s %#llx+%llu", (unsigned long long)disk->now, what,
+	       file_of(req)->name, sim_tag_name(req->tag), sim_op_name(req->op),
+	       (unsigned long long)req->host_off, (unsigned long long)req->len_bytes);
+	if (result)
+		printf(" = %lld", (long long)result);
+	putchar('\n');
+}
+
 static void poison(const struct io_req *req)
 {
 	for (int i = 0; i < req->nb_iov; i++)
@@ -324,6 +338,7 @@ static void submit_logged(struct sim_disk *disk, struct io_req *req)
 		.req = req, .record = log_request(disk, req), .issued_at = disk->now};
 	if (wants_fault(disk, req))
 		pending->fault = disk->fault.err;
+	trace(disk, "issue", req, 0);
 	if (disk->on_submit)
 		disk->on_submit(disk->hook_ctx, req, pending->fault != 0);
 	if (req->op == IO_WRITE) {
@@ -336,9 +351,10 @@ static void submit_logged(struct sim_disk *disk, struct io_req *req)
 			memcpy(pending->early, disk->log[pending->record].bytes, req->len_bytes);
 	} else if (req->op == IO_READ) {
 		if (early) {
+			pending->early_len = readable(file, req);
 			pending->early = malloc(req->len_bytes);
 			memcpy(pending->early, file->bytes.data + req->host_off,
-			       readable(file, req));
+			       pending->early_len);
 		}
 		poison(req);
 	}
@@ -368,7 +384,7 @@ static void cover(struct sim_disk *disk, const struct sim_record *flush)
 static int64_t complete_read(struct sim_disk *disk, struct sim_pending *pending)
 {
 	struct sim_file *file = file_of(pending->req);
-	uint64_t len = readable(file, pending->req);
+	uint64_t len = pending->early ? pending->early_len : readable(file, pending->req);
 
 	if (pending->fault > 0)
 		return -pending->fault;
@@ -439,6 +455,7 @@ static void complete_one(struct sim_disk *disk, unsigned index)
 	else
 		result = complete_change(disk, &pending);
 	free(pending.early);
+	trace(disk, "ended", pending.req, result);
 	memory_resume();
 	io_complete(pending.req, result);
 }

@@ -69,6 +69,7 @@ struct sim_pending {
 	int record; /* index in the log, or -1 */
 	uint64_t issued_at;
 	uint8_t *early; /* bytes taken at issue (a read's result), or NULL */
+	uint64_t early_len;
 	int fault;
 };
 
@@ -103,6 +104,7 @@ struct sim_disk {
 	unsigned idle_rounds; /* waits without any request in between */
 	bool no_fallocate;    /* PUNCH, ZERO and ALLOC are not supported */
 	bool fail_flush_seen;
+	bool trace; /* print every request of the logged mode */
 
 	/* Test hooks; NULL when unused. */
 	void (*on_submit)(void *ctx, const struct io_req *req, bool faulted);

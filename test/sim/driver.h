@@ -27,7 +27,7 @@ struct plan {
 	const char *only_cell;     /* NULL: all */
 	int only_part;             /* -1: all */
 	const char *only_workload; /* "2:137" (pairs, triples), "17" (random, schedules) */
-	bool keep_going;
+	bool keep_going, trace;
 };
 
 struct unit {

@@ -6,9 +6,9 @@
  * then the totals. Exit status 0: no violation and every floor reached.
  *
  *   sim [--check | --full] [--seed N] [--cell NAME] [--part NAME] [--workload W]
- *       [--jobs N] [--images DIR] [--keep-going]
+ *       [--jobs N] [--images DIR] [--keep-going] [--trace]
  *
- * A violation prints the options that repeat it.
+ * A violation prints the options that repeat it; --trace adds every request.
  */
 #include "test/sim/driver.h"
 #include "test/sim/verdict.h"
@@ -34,7 +34,7 @@ static unsigned nb_units;
 static void usage(void)
 {
 	fputs("usage: sim [--check | --full] [--seed N] [--cell NAME] [--part NAME]\n"
-	      "           [--workload W] [--jobs N] [--images DIR] [--keep-going]\n",
+	      "           [--workload W] [--jobs N] [--images DIR] [--keep-going] [--trace]\n",
 	      stderr);
 	exit(2);
 }
@@ -247,12 +247,17 @@ static unsigned print_illegal(const struct plan *plan)
 
 static void parse_options(int argc, char **argv, struct plan *plan)
 {
-	static const struct option options[] = {
-		{"check", no_argument, NULL, 'q'},      {"full", no_argument, NULL, 'f'},
-		{"seed", required_argument, NULL, 's'}, {"cell", required_argument, NULL, 'c'},
-		{"part", required_argument, NULL, 'p'}, {"workload", required_argument, NULL, 'w'},
-		{"jobs", required_argument, NULL, 'j'}, {"images", required_argument, NULL, 'i'},
-		{"keep-going", no_argument, NULL, 'k'}, {NULL, 0, NULL, 0}};
+	static const struct option options[] = {{"check", no_argument, NULL, 'q'},
+						{"full", no_argument, NULL, 'f'},
+						{"seed", required_argument, NULL, 's'},
+						{"cell", required_argument, NULL, 'c'},
+						{"part", required_argument, NULL, 'p'},
+						{"workload", required_argument, NULL, 'w'},
+						{"jobs", required_argument, NULL, 'j'},
+						{"images", required_argument, NULL, 'i'},
+						{"keep-going", no_argument, NULL, 'k'},
+						{"trace", no_argument, NULL, 't'},
+						{NULL, 0, NULL, 0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -285,6 +290,9 @@ static void parse_options(int argc, char **argv, struct plan *plan)
 			break;
 		case 'i':
 			cell_set_folder(optarg);
+			break;
+		case 't':
+			plan->trace = true;
 			break;
 		case 'k':
 			plan->keep_going = true;

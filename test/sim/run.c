@@ -258,6 +258,14 @@ static int coroutine_fn perform(struct run *run, const struct guest_op *op)
 	return -EINVAL;
 }
 
+static void trace(const struct run *run, unsigned index, const char *what, int err)
+{
+	if (run->sim->disk->trace)
+		printf("%8llu %s operation %u: %s%s%s\n", (unsigned long long)run->sim->disk->now,
+		       what, index, run_describe(&run->ops[index], 1), err ? " = " : "",
+		       err ? strerror(-err) : "");
+}
+
 struct client {
 	struct task task;
 	struct run *run;
@@ -272,8 +280,11 @@ static void coroutine_fn client_main(void *arg)
 	unsigned step = run->nb_clients ? run->nb_clients : 1;
 
 	for (unsigned i = client->index; i < run->nb_ops && run->image; i += step) {
-		int err = perform(run, &run->ops[i]);
+		int err;
 
+		trace(run, i, "begin", 0);
+		err = perform(run, &run->ops[i]);
+		trace(run, i, "end", err);
 		run->results[i] = err;
 		run->nb_failed += err != 0;
 		if (err && !run->may_fail)

@@ -187,6 +187,7 @@ void unit_run(const struct plan *plan, const struct unit *unit, struct unit_resu
 	result->before = result->stats;
 	progress = result;
 	sim_create(&sim);
+	sim.disk->trace = plan->trace;
 	explorer_init(&explorer, &sim, &image);
 	explorer.second_one_in = plan->effort == EFFORT_CHECK ? 400 : 200;
 	explorer.qemu_one_in = 1000;
