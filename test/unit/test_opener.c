@@ -211,9 +211,17 @@ static int attack(void)
 	return nb_failed;
 }
 
+/* Old kernels and valgrind do not; then names in images pass no symbolic link. */
+static bool have_openat2(void)
+{
+	return syscall(SYS_openat2, -1, NULL, NULL, 0) < 0 && errno != ENOSYS;
+}
+
 static void test_attacks(void **state)
 {
 	assert_int_equal(attack(), 0);
+	if (!have_openat2())
+		skip();
 	assert_true(reaches(NAMES_BENEATH, OPENER_BACKING, "link_inside"));
 	assert_true(reaches(NAMES_BENEATH, OPENER_BACKING, "link_sub/base"));
 }
@@ -263,6 +271,8 @@ static void test_any(void **state)
 {
 	assert_int_equal(follow_any(), 0);
 	assert_int_equal(in_child_without_openat2(follow_any, ENOSYS), 0);
+	if (!have_openat2())
+		skip();
 	assert_true(reaches(NAMES_ANY, OPENER_BACKING, "link_outside"));
 }
 
