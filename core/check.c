@@ -164,7 +164,7 @@ int coroutine_fn check_pass(struct check *check, struct check_report *report, st
 	return 0;
 }
 
-static void check_finish(struct check *check)
+void check_finish(struct check *check)
 {
 	pass_reset(check);
 	free(check->l2);

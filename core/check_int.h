@@ -47,7 +47,11 @@ struct check_header {
 	uint64_t crypto_off, crypto_bytes;
 };
 
-/* A window into the file. What check_source_get() returned is valid until the next call on it. */
+/*
+ * A window into the file. What check_source_get() returned is valid until the next call for
+ * the same window. Refcount blocks that the window of the tables covers come from there:
+ * they do not outlive the next call for a table.
+ */
 struct check_source {
 	uint8_t *buf;
 	size_t cap_bytes;
@@ -129,6 +133,8 @@ void check_trouble(struct check *check, uint64_t times, const char *fmt, ...)
 /* Looks at the whole image. Findings go to *report. 0 or -errno. */
 int coroutine_fn check_pass(struct check *check, struct check_report *report,
 			    struct error **reterr);
+/* Frees what passes have gathered. */
+void check_finish(struct check *check);
 static inline bool check_is_aligned(const struct check *check, uint64_t off)
 {
 	return !(off & (check->header.cluster_size - 1));

@@ -57,6 +57,9 @@ int coroutine_fn check_source_get(struct check *check, struct check_source *sour
 				  uint64_t host_off, size_t len_bytes, size_t want_bytes,
 				  enum io_tag tag, const uint8_t **ret)
 {
+	/* What the first window holds anyway needs no second one: a small file is read once. */
+	if (source_covers(&check->source, host_off, len_bytes))
+		source = &check->source;
 	if (!source_covers(source, host_off, len_bytes)) {
 		uint64_t start;
 		size_t load = source_plan(check, host_off, len_bytes, want_bytes, &start);
