@@ -315,9 +315,13 @@ int coroutine_fn inflate_wait(struct inflate_op *op, const uint8_t **ret_data)
 	int running = STATE_RUNNING;
 
 	if (op->mine) {
+		/*
+		 * Once awaited, the job's end wakes this coroutine through the inbox, exactly
+		 * once. Looking at the state here instead could leave before that wake-up has
+		 * arrived, and `op` with it.
+		 */
 		if (atomic_compare_exchange_strong(&op->state, &running, STATE_AWAITED))
-			while (atomic_load(&op->state) != STATE_DONE)
-				co_yield ();
+			co_yield ();
 		settle(op);
 	} else {
 		while (cluster->loading)
