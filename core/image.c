@@ -58,7 +58,8 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 			    const struct image_options *options, struct image **ret_image,
 			    struct error **reterr)
 {
-	bool writable = options->writable && !options->snapshot && !options->force_share;
+	bool writable = options->writable && !options->snapshot && !options->force_share &&
+			!options->raw;
 	enum file_lock lock = options->force_share ? FILE_LOCK_SHARED
 			      : writable           ? FILE_LOCK_WRITE
 						   : FILE_LOCK_READ;
@@ -70,7 +71,10 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 	ret = opener->open(opener, OPENER_IMAGE, NULL, path, writable, lock, &file, reterr);
 	if (ret)
 		return ret;
-	ret = layer_open(file, &chain, writable, &image, reterr);
+	if (options->raw)
+		ret = layer_create_raw(file, &image, reterr);
+	else
+		ret = layer_open(file, &chain, writable, &image, reterr);
 	if (ret)
 		return ret;
 	chain.top = image;

@@ -29,6 +29,7 @@ struct image_options {
 	uint64_t l2_cache_bytes;  /* 0: what covers the image, up to 128 MiB */
 	bool discard_keeps_space; /* discard=ignore: discards are accepted and change nothing */
 	bool no_backing;          /* open the top layer alone (tools) */
+	bool raw;                 /* not qcow2: the file's bytes are the disk's; read-only */
 };
 
 /*
@@ -104,6 +105,8 @@ struct map_extent {
 	unsigned depth; /* 0: the image itself (for MAP_HOLE: the deepest layer looked at) */
 	bool has_host_off;
 	uint64_t host_off; /* in the file of that layer (data file when external) */
+	bool beyond_end;   /* MAP_HOLE: that layer is a backing file that ends before */
+	bool host_hole; /* MAP_DATA: zeros, for the host file has a hole there (preallocation) */
 };
 /*
  * The extent at guest_off through the whole chain, at most max_bytes long; longer

@@ -52,6 +52,8 @@ struct image {
 	struct writer *writer; /* NULL: read-only */
 
 	struct co_rwlock resize_lock;
+	enum { PREALLOCATED_UNKNOWN, PREALLOCATED_NO, PREALLOCATED_YES } preallocated;
+
 	struct io_record io_active; /* ring head: next is the oldest */
 	uint64_t io_seq;
 	struct co_queue io_waiters;

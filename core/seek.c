@@ -4,6 +4,7 @@
  * SEEK_DATA / SEEK_HOLE. A raw backing file is asked for its own holes.
  */
 #include "core/map.h"
+#include "core/preallocated.h"
 
 #include <errno.h>
 
@@ -23,6 +24,21 @@ static int coroutine_fn split_raw(struct extent *extent)
 	return 0;
 }
 
+/* The same where a layer's clusters were preallocated. *ret_hole: the host file has a hole. */
+static int coroutine_fn split_preallocated(struct extent *extent, bool *ret_hole)
+{
+	bool is_data;
+	uint64_t len_bytes;
+	int ret = file_map(extent->layer->data_file, extent->host_off, extent->len_bytes, &is_data,
+			   &len_bytes);
+
+	if (ret)
+		return ret;
+	extent->len_bytes = len_bytes;
+	*ret_hole = !is_data;
+	return 0;
+}
+
 static int coroutine_fn map_locked(struct image *image, uint64_t guest_off, uint64_t max_bytes,
 				   struct map_extent *ret)
 {
@@ -33,6 +49,7 @@ static int coroutine_fn map_locked(struct image *image, uint64_t guest_off, uint
 		[EXTENT_COMPRESSED] = MAP_COMPRESSED,
 	};
 	struct extent extent;
+	bool hole = false;
 	unsigned depth;
 	int err;
 
@@ -42,6 +59,8 @@ static int coroutine_fn map_locked(struct image *image, uint64_t guest_off, uint
 	err = map_chain(image, guest_off, max_bytes, &extent, &depth);
 	if (!err && extent.layer->raw && extent.kind == EXTENT_DATA)
 		err = split_raw(&extent);
+	else if (!err && extent.kind == EXTENT_DATA && preallocated_is(extent.layer))
+		err = split_preallocated(&extent, &hole);
 	if (err)
 		return err;
 	*ret = (struct map_extent){
@@ -51,6 +70,8 @@ static int coroutine_fn map_locked(struct image *image, uint64_t guest_off, uint
 		.depth = depth,
 		.has_host_off = extent.has_host_off && extent.kind != EXTENT_COMPRESSED,
 		.host_off = extent.host_off,
+		.beyond_end = extent.layer != image && guest_off >= extent.layer->virtual_size,
+		.host_hole = hole,
 	};
 	return 0;
 }

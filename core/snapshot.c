@@ -47,10 +47,13 @@ static void take_fields(const struct table_reader *reader, const struct qcow2_sn
 	snapshot->vm_clock_nsec = be64toh(raw->vm_clock_nsec);
 	snapshot->vm_state_bytes = be32toh(raw->vm_state_size);
 	snapshot->virtual_size = reader->header->size;
+	snapshot->icount = UINT64_MAX;
 	if (extra_bytes >= 8)
 		snapshot->vm_state_bytes = be64toh(extra->vm_state_size_large);
 	if (extra_bytes >= 16)
 		snapshot->virtual_size = be64toh(extra->disk_size);
+	if (extra_bytes >= 24)
+		snapshot->icount = be64toh(extra->icount);
 }
 
 /* The L1 table of a snapshot, with the bounds of the active one. */

@@ -16,6 +16,7 @@ struct snapshot {
 	uint32_t date_sec, date_nsec;
 	uint64_t vm_clock_nsec;
 	uint64_t vm_state_bytes;
+	uint64_t icount; /* UINT64_MAX: not recorded */
 };
 
 struct snapshot_list {
