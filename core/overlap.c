@@ -156,7 +156,7 @@ static int add_fixed(struct build *build, uint64_t host_off, uint64_t len_bytes)
 	if (!len_bytes)
 		return 0;
 	if (overlap_hits(build->map, host_off, len_bytes))
-		return -EIO;
+		return -EUCLEAN;
 	ret = overlap_add(build->map, host_off, len_bytes);
 	return ret ? ret : overlap_add(&build->fixed, host_off, len_bytes);
 }
@@ -170,14 +170,14 @@ static int add_refblock(struct build *build, uint64_t host_off)
 static int add_l2(struct build *build, uint64_t host_off)
 {
 	if (overlap_hits(build->map, host_off, 1))
-		return -EIO;
+		return -EUCLEAN;
 	return overlap_add(build->map, host_off, 1);
 }
 
 static int add_shared_l2(struct build *build, uint64_t host_off)
 {
 	if (overlap_hits(&build->fixed, host_off, 1))
-		return -EIO;
+		return -EUCLEAN;
 	return overlap_add(build->map, host_off, 1);
 }
 

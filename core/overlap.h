@@ -34,7 +34,7 @@ bool overlap_hits(const struct overlap *map, uint64_t host_off, uint64_t len_byt
 
 /*
  * Fills the map from the image's header, L1 tables, refcount table, snapshots and
- * bitmap directory. Reads tables of the size of L1 and refcount table. -EIO when two
+ * bitmap directory. Reads tables of the size of L1 and refcount table. -EUCLEAN when two
  * of them lie on one another. On failure the map is empty. 0 or -errno.
  */
 int coroutine_fn overlap_build(struct overlap *map, struct image *image);

@@ -64,8 +64,6 @@ static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
 	ret = write_l1(image, new_off, nb_clusters * size);
 	if (!ret)
 		ret = overlap_add(&writer->overlap, new_off, nb_clusters * size);
-	if (!ret)
-		ret = run_list_reserve(&writer->unlinked, 1);
 	if (ret) {
 		alloc_undo(writer, new_off, nb_clusters); /* I12 */
 		return ret;
@@ -78,8 +76,10 @@ static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
 	if (old_bytes) {
 		cache_forget(&image->l2_cache, old_off, round_up(old_bytes, size));
 		overlap_remove(&writer->overlap, old_off, old_bytes);
-		run_list_add(&writer->unlinked, old_off >> image->cluster_bits,
-			     div_up(old_bytes, size)); /* I4 */
+		/* Without memory to remember it by, the old table is leaked. */
+		if (!run_list_reserve(&writer->unlinked, 1))
+			run_list_add(&writer->unlinked, old_off >> image->cluster_bits,
+				     div_up(old_bytes, size)); /* I4 */
 		writer_note_write(writer);
 	}
 	return 0;

@@ -400,7 +400,8 @@ int coroutine_fn write_range(struct writer *writer, uint64_t guest_off, const ui
 			uint64_t stop = pos;
 
 			ret = find_in_place(writer->image, pos, end, &stop);
-			if (!ret)
+			/* Nothing left to do if somebody else has just allocated it. */
+			if (!ret && stop > pos)
 				ret = write_allocating(&req, pos, stop);
 			pos = stop;
 		}

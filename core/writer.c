@@ -141,7 +141,7 @@ static int coroutine_fn begin_locked(struct writer *writer)
 	uint64_t unknown = h->autoclear_features & ~AUTOCLEAR_KNOWN;
 	int ret = overlap_build(&writer->overlap, image);
 
-	if (ret == -EIO)
+	if (ret == -EUCLEAN)
 		return writer_mark_corrupt(writer);
 	if (ret)
 		return ret;

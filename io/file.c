@@ -7,13 +7,13 @@
  *  F1 Every offset, length and buffer address given to the engine is a multiple
  *     of file->align.
  *  F2 Each write given to the engine is covered by a hold on file->blocks while it
- *     is in flight (where align > 1): shared when it carries whole blocks of the
- *     caller's, exclusive from the read to the write of a read-modify-write. So no
- *     read-modify-write puts old bytes over a neighbour's new ones.
- *  F3 A shared hold ends with the I/O that it covers, in io_done(); an exclusive one
- *     within write_chunk(), which waits for I/O alone. So whoever waits for a hold
- *     waits for I/O, never for a later step of a caller, and no cycle can form, however
- *     many requests a coroutine has started.
+ *     is in flight, a read-modify-write from the read on. So no read-modify-write puts
+ *     old bytes over a neighbour's new ones, and of two writes to one block one comes
+ *     first, whole.
+ *  F3 The hold of a plain write ends with the I/O that it covers, in io_done(); that
+ *     of a read-modify-write within write_chunk(), which waits for I/O alone. So
+ *     whoever waits for a hold waits for I/O, never for a later step of a caller, and
+ *     no cycle can form, however many requests a coroutine has started.
  *  F4 A write inside the file leaves its size alone. A write that ends beyond it and
  *     not on a block boundary leaves up to align - 1 zero bytes behind its end: a
  *     qcow2 file does not mind, and reading beyond the end gives zeros anyway.
@@ -69,7 +69,7 @@ static void io_done(struct io_req *req)
 	if (req->op == IO_WRITE && req->result > 0 &&
 	    req->host_off + (uint64_t)req->result > file->size_bytes)
 		file->size_bytes = req->host_off + (uint64_t)req->result;
-	if (io->holding && !io->hold.exclusive) { /* F3 */
+	if (io->holding && io->hold_ends_with_io) { /* F3 */
 		range_unlock(&file->blocks, &io->hold);
 		io->holding = false;
 	}
@@ -93,14 +93,15 @@ static void submit(struct file_io *io, uint64_t host_off, const struct iovec *io
 }
 
 static void coroutine_fn hold_range(struct file_io *io, uint64_t start, uint64_t len_bytes,
-				    bool exclusive)
+				    bool ends_with_io)
 {
 	struct file *file = io->req.file;
 
-	if (file->align == 1 || io->holding)
+	if (io->holding)
 		return;
-	range_lock(&file->blocks, &io->hold, start, len_bytes, exclusive);
+	range_lock(&file->blocks, &io->hold, start, len_bytes, true);
 	io->holding = true;
+	io->hold_ends_with_io = ends_with_io;
 }
 
 static void release_range(struct file_io *io)
@@ -116,7 +117,7 @@ static void coroutine_fn submit_blocks(struct file_io *io, uint64_t host_off,
 {
 	assert(!((host_off | len_bytes) & (io->req.file->align - 1)));
 	if (io->req.op == IO_WRITE)
-		hold_range(io, host_off, len_bytes, false);
+		hold_range(io, host_off, len_bytes, true);
 	submit(io, host_off, iov, nb_iov, len_bytes);
 }
 
@@ -287,7 +288,7 @@ static int coroutine_fn control(struct file_io *io, enum io_op op, uint64_t host
 
 	for (;;) {
 		if (len_bytes)
-			hold_range(io, host_off, len_bytes, false);
+			hold_range(io, host_off, len_bytes, true);
 		io->req.op = op;
 		submit(io, host_off, NULL, 0, len_bytes);
 		ret = await(io);
@@ -297,7 +298,7 @@ static int coroutine_fn control(struct file_io *io, enum io_op op, uint64_t host
 	}
 }
 
-/* With an exclusive hold on everything from the old or new end on. */
+/* With a hold on everything from the old or new end on. */
 static int coroutine_fn truncate_held(struct file_io *io, uint64_t size_bytes)
 {
 	int ret = control(io, IO_TRUNCATE, size_bytes, 0);
@@ -307,7 +308,7 @@ static int coroutine_fn truncate_held(struct file_io *io, uint64_t size_bytes)
 	return ret;
 }
 
-/* Reads, modifies and writes one chunk under an exclusive hold. */
+/* Reads, modifies and writes one chunk under one hold. */
 static int coroutine_fn write_chunk(struct file_io *io, uint64_t start, size_t len_bytes)
 {
 	struct file *file = io->req.file;
@@ -316,7 +317,7 @@ static int coroutine_fn write_chunk(struct file_io *io, uint64_t start, size_t l
 	int ret;
 
 	/* At the end of the file nobody may extend it meanwhile: its size may be set back. */
-	hold_range(io, start, past_end ? (uint64_t)INT64_MAX - start : len_bytes, true);
+	hold_range(io, start, past_end ? (uint64_t)INT64_MAX - start : len_bytes, false);
 	size_bytes = file->size_bytes;
 	ret = read_edges(io, start, len_bytes);
 	if (!ret) {
@@ -670,7 +671,7 @@ int coroutine_fn file_truncate(struct file *file, uint64_t size_bytes)
 		return ret;
 	/* Nothing at or beyond the old or the new end may be in flight. */
 	start = round_down(min_u64(size_bytes, file->size_bytes), file->align);
-	hold_range(&io, start, (uint64_t)INT64_MAX - start, true);
+	hold_range(&io, start, (uint64_t)INT64_MAX - start, false);
 	ret = truncate_held(&io, size_bytes);
 	release_range(&io);
 	file->stats.nb_other++;

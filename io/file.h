@@ -59,7 +59,7 @@ struct file {
 	mode_t mode;
 	const struct file *named_by; /* in which this one's name stands, or NULL; the opener's */
 	struct file_stats stats;
-	struct range_lock blocks; /* writes in flight, when align > 1 */
+	struct range_lock blocks; /* writes in flight */
 };
 
 enum file_lock {
@@ -128,8 +128,8 @@ struct file_io {
 	void *bounce;
 	size_t bounce_bytes;
 	struct iovec bounce_iov;
-	struct range_hold hold; /* writes, when align > 1 */
-	bool holding;
+	struct range_hold hold; /* of a write */
+	bool holding, hold_ends_with_io;
 };
 /*
  * Starts a read (IO_READ) or write (IO_WRITE) of the sum of iov at host_off. An
