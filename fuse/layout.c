@@ -42,20 +42,28 @@ static char *snapshots_name(const struct layout *layout, const struct node *node
 }
 
 static int add_view(const struct layout *layout, struct tree *tree, struct node *dir,
-		    struct node *base, const char *path, const struct image_snapshot *snapshot)
+		    struct node *base, const struct image_snapshot *snapshot)
 {
+	const char *path = base->host_path;
 	char *name = tree_snapshot_name(snapshot->id, snapshot->name);
 	int64_t time_ns = (int64_t)snapshot->date_sec * 1000000000 + snapshot->date_nsec;
+	struct node *node;
 	struct view *view;
 	int res;
 
 	if (!name)
 		return -ENOMEM;
 	view = view_create(layout->opener, path, snapshot->id, layout->image_options);
-	res = view ? tree_add_view(tree, dir, name, base, snapshot->virtual_size, time_ns, view)
-		   : -ENOMEM;
-	if (res < 0)
+	res = -ENOMEM;
+	if (view)
+		res = tree_add_view(tree, dir, name, base, snapshot->virtual_size, time_ns, view,
+				    &node);
+	if (res == 0) {
+		node->host_path = strdup(path);
+		res = node->host_path ? 0 : -ENOMEM;
+	} else {
 		view_destroy(view);
+	}
 	/* Only a damaged table has an id twice; the other one cannot be told apart. */
 	if (res == -EEXIST) {
 		log_warning("%s: there are two snapshots %s", path, name);
@@ -65,25 +73,21 @@ static int add_view(const struct layout *layout, struct tree *tree, struct node 
 	return res;
 }
 
-static int add_snapshots(const struct layout *layout, struct tree *tree, struct node *node,
-			 const char *image_path)
+static int add_snapshots(const struct layout *layout, struct tree *tree, struct node *node)
 {
 	unsigned nb = image_nb_snapshots(node->image);
-	char *name = snapshots_name(layout, node), *path = realpath(image_path, NULL);
+	char *name = snapshots_name(layout, node);
 	struct node *dir;
-	int res = -ENOMEM;
+	int res = name ? tree_add_dir(tree, name, &dir) : -ENOMEM;
 
-	if (name && path)
-		res = tree_add_dir(tree, name, &dir);
 	for (unsigned i = 0; res == 0 && i < nb; i++) {
 		struct image_snapshot snapshot;
 
 		image_get_snapshot(node->image, i, &snapshot);
-		res = add_view(layout, tree, dir, node, path, &snapshot);
+		res = add_view(layout, tree, dir, node, &snapshot);
 	}
 	if (res == -EEXIST)
-		log_error("%s: the name %s is taken", image_path, name);
-	free(path);
+		log_error("%s: the name %s is taken", node->host_path, name);
 	free(name);
 	return res;
 }
@@ -108,8 +112,12 @@ static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
 		log_error("%s: the name %s is taken by another image; give NAME=IMAGE",
 			  argument->path, name);
 	free(name);
+	if (res == 0) {
+		node->host_path = realpath(argument->path, NULL);
+		res = node->host_path ? 0 : -errno;
+	}
 	if (res == 0 && layout->options->snapshots)
-		res = add_snapshots(layout, tree, node, argument->path);
+		res = add_snapshots(layout, tree, node);
 	return res;
 }
 

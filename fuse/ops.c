@@ -425,17 +425,10 @@ static void handle_setattr(struct request *request)
 
 static void handle_read(struct request *request)
 {
-	if (request->len_bytes == 0 || request->len_bytes > BUF_MAX_BYTES) {
+	if (request->len_bytes == 0 || request->len_bytes > BUF_MAX_BYTES)
 		request_reply_error(request, request->len_bytes ? -EINVAL : 0);
-		return;
-	}
-	request->buf = buf_get(request->len_bytes);
-	if (!request->buf) {
-		request_reply_error(request, -ENOMEM);
-		return;
-	}
-	request->buf_bytes = request->len_bytes;
-	request_run(request, ops_run_read);
+	else
+		request_run(request, ops_run_read);
 }
 
 struct handler {

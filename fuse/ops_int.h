@@ -17,6 +17,12 @@
 
 /* One reply's data above this size is copied out by a worker, not by the reactor. */
 #define REPLY_INLINE_BYTES (64u << 10)
+/*
+ * Memory for reads under way: of all files, and of one. Others wait, except that every
+ * file may have one read whatever the others hold: a stalled disk stops nobody else.
+ */
+#define READ_BYTES_MAX (16u << 20)
+#define READ_BYTES_MAX_PER_FILE (8u << 20)
 /* Length of the area of zeros that answers point to. */
 #define ZERO_AREA_BYTES (1u << 20)
 
@@ -49,6 +55,9 @@ struct ops {
 	struct writeback writeback;
 	struct invalidator invalidator;
 	struct log_limit error_limit;
+	/* the reactor's: */
+	size_t read_bytes; /* held by reads under way */
+	struct co_queue read_waiters;
 };
 
 /* Sends the answer (error 0 or -errno) and gives the request back. */

@@ -99,14 +99,63 @@ static bool build_reply(struct read_reply *reply, const struct ops *ops,
 	return true;
 }
 
+static bool may_read(const struct ops *ops, const struct node *node, size_t len_bytes)
+{
+	if (node->read_bytes == 0)
+		return true;
+	return ops->read_bytes + len_bytes <= READ_BYTES_MAX &&
+	       node->read_bytes + len_bytes <= READ_BYTES_MAX_PER_FILE;
+}
+
+static int coroutine_fn begin_read(struct request *request, size_t len_bytes)
+{
+	struct ops *ops = request->ops;
+	struct node *node = request->node;
+
+	while (!may_read(ops, node, len_bytes))
+		co_queue_wait(&ops->read_waiters);
+	request->buf = buf_get(len_bytes);
+	if (!request->buf)
+		return -ENOMEM;
+	request->buf_bytes = len_bytes;
+	ops->read_bytes += len_bytes;
+	node->read_bytes += len_bytes;
+	return 0;
+}
+
+/* The reply has been sent, and the buffer is back. */
+static void end_read(struct ops *ops, struct node *node, size_t len_bytes)
+{
+	ops->read_bytes -= len_bytes;
+	node->read_bytes -= len_bytes;
+	co_queue_wake_all(&ops->read_waiters);
+}
+
+static void coroutine_fn read_and_reply(struct request *request, size_t len_bytes)
+{
+	struct read_reply reply = {.request = request};
+	struct read_pieces pieces;
+	int res;
+
+	res = image_read(node_image(request->node), request->offset, request->buf, len_bytes,
+			 &pieces);
+	if (res < 0)
+		fail(request, "read error", request->offset, res);
+	else if (!build_reply(&reply, request->ops, &pieces))
+		request_reply_error(request, -EIO);
+	else if (len_bytes > REPLY_INLINE_BYTES)
+		worker_run(send_read_reply, &reply);
+	else
+		send_read_reply(&reply);
+}
+
 void coroutine_fn ops_run_read(void *arg)
 {
 	struct request *request = arg;
-	const struct node *node = request->node;
-	struct read_reply reply = {.request = request};
+	struct ops *ops = request->ops;
+	struct node *node = request->node;
 	uint64_t size_bytes = node->size_bytes;
 	size_t len_bytes = request->len_bytes;
-	struct read_pieces pieces;
 	int res;
 
 	if (request->offset >= size_bytes) {
@@ -115,19 +164,13 @@ void coroutine_fn ops_run_read(void *arg)
 	}
 	if (len_bytes > size_bytes - request->offset)
 		len_bytes = size_bytes - request->offset;
-	res = image_read(node_image(node), request->offset, request->buf, len_bytes, &pieces);
+	res = begin_read(request, len_bytes);
 	if (res < 0) {
-		fail(request, "read error", request->offset, res);
+		request_reply_error(request, res);
 		return;
 	}
-	if (!build_reply(&reply, request->ops, &pieces)) {
-		request_reply_error(request, -EIO);
-		return;
-	}
-	if (len_bytes > REPLY_INLINE_BYTES)
-		worker_run(send_read_reply, &reply);
-	else
-		send_read_reply(&reply);
+	read_and_reply(request, len_bytes);
+	end_read(ops, node, len_bytes);
 }
 
 /* ---- write ---- */

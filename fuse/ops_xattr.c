@@ -37,7 +37,7 @@ static void print_json_string(const char *text, FILE *out)
 
 static void print_image(const struct request *request, FILE *out)
 {
-	fputs(image_file(request->node->base, 0)->name, out);
+	fputs(request->node->host_path, out);
 }
 
 static void print_pid(const struct request *request, FILE *out)
@@ -90,17 +90,57 @@ static void print_file_stats(const struct file *file, FILE *out)
 		stats->nb_fallbacks, stats->nb_errors);
 }
 
-static void print_image_stats(const struct image_stats *stats, FILE *out)
+static void print_image_stats(const struct image *image, FILE *out)
 {
+	struct image_stats stats;
+
+	image_get_stats(image, &stats);
 	fprintf(out,
-		"{\"l2_hits\": %" PRIu64 ", \"l2_misses\": %" PRIu64 ", \"refcount_hits\": %" PRIu64
-		", \"refcount_misses\": %" PRIu64 ", \"inflated\": %" PRIu64
-		", \"inflate_hits\": %" PRIu64 ", \"allocated_clusters\": %" PRIu64
-		", \"freed_clusters\": %" PRIu64 ", \"flushes\": %" PRIu64
-		", \"metadata_bytes\": %" PRIu64 "}",
-		stats->l2_hits, stats->l2_misses, stats->refcount_hits, stats->refcount_misses,
-		stats->nb_inflated, stats->nb_inflate_hits, stats->nb_allocated_clusters,
-		stats->nb_freed_clusters, stats->nb_flushes, stats->metadata_bytes);
+		"\"reads\": %" PRIu64 ", \"read_bytes\": %" PRIu64 ", \"writes\": %" PRIu64
+		", \"written_bytes\": %" PRIu64 ", \"flushes\": %" PRIu64 ", \"discards\": %" PRIu64
+		", \"l2_hits\": %" PRIu64 ", \"l2_misses\": %" PRIu64
+		", \"refcount_hits\": %" PRIu64 ", \"refcount_misses\": %" PRIu64
+		", \"inflated\": %" PRIu64 ", \"inflate_hits\": %" PRIu64
+		", \"allocated_clusters\": %" PRIu64 ", \"freed_clusters\": %" PRIu64
+		", \"metadata_bytes\": %" PRIu64 ", ",
+		stats.nb_reads, stats.read_bytes, stats.nb_writes, stats.written_bytes,
+		stats.nb_flushes, stats.nb_discards, stats.l2_hits, stats.l2_misses,
+		stats.refcount_hits, stats.refcount_misses, stats.nb_inflated,
+		stats.nb_inflate_hits, stats.nb_allocated_clusters, stats.nb_freed_clusters,
+		stats.metadata_bytes);
+}
+
+/* The files of the chain, then the external data file. */
+static const struct file *nth_file(const struct image *image, unsigned n)
+{
+	unsigned depth = image_info(image)->depth;
+
+	if (n < depth)
+		return image_file(image, n);
+	return n == depth ? image_data_file(image) : NULL;
+}
+
+/* What holds for all files, and each of them. */
+static void print_files(const struct image *image, FILE *out)
+{
+	const struct file *file;
+	uint64_t nb_fallbacks = 0;
+	bool direct = true;
+
+	for (unsigned i = 0; (file = nth_file(image, i)); i++) {
+		direct = direct && file->path == FILE_DIRECT;
+		nb_fallbacks += file->stats.nb_fallbacks;
+	}
+	fprintf(out,
+		"\"direct\": %s, \"block_size\": %" PRIu32 ", \"fallbacks\": %" PRIu64
+		", \"files\": [",
+		direct ? "true" : "false", image_info(image)->block_size, nb_fallbacks);
+	for (unsigned i = 0; (file = nth_file(image, i)); i++) {
+		if (i)
+			fputs(", ", out);
+		print_file_stats(file, out);
+	}
+	fputs("]", out);
 }
 
 static void print_stats(const struct request *request, FILE *out)
@@ -108,26 +148,12 @@ static void print_stats(const struct request *request, FILE *out)
 	const struct node *node = request->node;
 	const struct image *image = node_image(node) ? node_image(node) : node->base;
 	const struct reactor *reactor = request->ops->params.reactor;
-	struct image_stats image_stats;
-	const struct file *file;
 
-	image_get_stats(image, &image_stats);
-	fprintf(out, "{\"engine\": \"%s\", \"requests\": ", reactor_engine(reactor)->ops->name);
+	fprintf(out, "{\"engine\": \"%s\", ", reactor_engine(reactor)->ops->name);
+	print_image_stats(image, out);
+	print_files(image, out);
+	fputs(", \"requests\": ", out);
 	stats_print_json(node->stats, out);
-	fputs(", \"image\": ", out);
-	print_image_stats(&image_stats, out);
-	fputs(", \"files\": [", out);
-	for (unsigned i = 0; (file = image_file(image, i)); i++) {
-		if (i)
-			fputs(", ", out);
-		print_file_stats(file, out);
-	}
-	fputs("], \"data_file\": ", out);
-	file = image_data_file(image);
-	if (file)
-		print_file_stats(file, out);
-	else
-		fputs("null", out);
 	fputc('}', out);
 }
 

@@ -67,7 +67,8 @@ struct transport_dev {
 	pthread_cond_t pool_filled;
 	struct receive_buf *bufs; /* all of them */
 	struct receive_buf *free_bufs;
-	unsigned nb_bufs;
+	char *area; /* of all buffers */
+	size_t area_bytes;
 };
 
 /* The buffer that this thread's message lies in; a handler that keeps it sets NULL. */
@@ -82,14 +83,16 @@ static int pool_init(struct transport_dev *dev, unsigned nb_bufs)
 	dev->bufs = calloc(nb_bufs, sizeof(*dev->bufs));
 	if (!dev->bufs)
 		return -ENOMEM;
-	for (; dev->nb_bufs < nb_bufs; dev->nb_bufs++) {
-		struct receive_buf *buf = &dev->bufs[dev->nb_bufs];
+	/* Address space only: memory is used as messages arrive. */
+	dev->area_bytes = (size_t)nb_bufs * RECEIVE_BYTES;
+	dev->area = mmap(NULL, dev->area_bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (dev->area == MAP_FAILED)
+		return -errno;
+	for (unsigned i = 0; i < nb_bufs; i++) {
+		struct receive_buf *buf = &dev->bufs[i];
 
-		/* Address space only: memory is used as messages arrive. */
-		buf->area = mmap(NULL, RECEIVE_BYTES, PROT_READ | PROT_WRITE,
-				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (buf->area == MAP_FAILED)
-			return -errno;
+		buf->area = dev->area + (size_t)i * RECEIVE_BYTES;
 		buf->next = dev->free_bufs;
 		dev->free_bufs = buf;
 	}
@@ -98,8 +101,8 @@ static int pool_init(struct transport_dev *dev, unsigned nb_bufs)
 
 static void pool_finish(struct transport_dev *dev)
 {
-	for (unsigned i = 0; i < dev->nb_bufs; i++)
-		munmap(dev->bufs[i].area, RECEIVE_BYTES);
+	if (dev->area && dev->area != MAP_FAILED)
+		munmap(dev->area, dev->area_bytes);
 	free(dev->bufs);
 	pthread_cond_destroy(&dev->pool_filled);
 	pthread_mutex_destroy(&dev->pool_mutex);

@@ -141,6 +141,7 @@ void tree_finish(struct tree *tree)
 {
 	for (unsigned i = 0; i < tree->nb_nodes; i++) {
 		free(tree->nodes[i]->name);
+		free(tree->nodes[i]->host_path);
 		free(tree->nodes[i]->stats);
 		free(tree->nodes[i]);
 	}
@@ -189,7 +190,7 @@ int tree_add_dir(struct tree *tree, const char *name, struct node **ret_node)
 }
 
 int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct node *base,
-		  uint64_t virtual_size, int64_t time_ns, struct view *view)
+		  uint64_t virtual_size, int64_t time_ns, struct view *view, struct node **ret_node)
 {
 	struct node *node;
 	int res = add_node(tree, dir, name, &node);
@@ -202,6 +203,7 @@ int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct 
 	node->size_bytes = virtual_size;
 	node->mode = base->mode & ~0222u;
 	node->atime_ns = node->mtime_ns = node->ctime_ns = time_ns;
+	*ret_node = node;
 	return 0;
 }
 

@@ -36,6 +36,7 @@ struct node {
 	struct view *view;        /* a snapshot's file, which opens an image of its own */
 	const struct image *base; /* files: the image, or the one that a view belongs to */
 	uint32_t cluster_size;
+	char *host_path; /* files: of the image; whoever adds the node sets it, the tree frees it */
 
 	/* attributes */
 	_Atomic uint64_t size_bytes;
@@ -51,6 +52,7 @@ struct node {
 	/* the reactor's: */
 	bool dirty;                 /* written since the last write-back */
 	struct co_mutex size_mutex; /* held while the size changes */
+	size_t read_bytes;          /* held by reads under way */
 };
 
 /* Who owns the files and which permissions they get. */
@@ -90,7 +92,8 @@ int tree_add_dir(struct tree *tree, const char *name, struct node **ret_node);
  * owned. 0, -EEXIST or -ENOMEM.
  */
 int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct node *base,
-		  uint64_t virtual_size, int64_t time_ns, struct view *view);
+		  uint64_t virtual_size, int64_t time_ns, struct view *view,
+		  struct node **ret_node);
 
 /* NULL when there is none. [any thread] */
 struct node *tree_get(const struct tree *tree, uint64_t ino);

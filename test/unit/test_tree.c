@@ -133,8 +133,8 @@ static void test_snapshots_are_read_only_files(void **state)
 	base = add(&tree, "disk.raw", &host);
 	assert_int_equal(tree_add_dir(&tree, "snapshots", &dir), 0);
 	assert_int_equal(tree_add_dir(&tree, "disk.raw", &node), -EEXIST);
-	assert_int_equal(tree_add_view(&tree, dir, "1-a.raw", base, 512, 5, NULL), 0);
-	assert_int_equal(tree_add_view(&tree, dir, "1-a.raw", base, 512, 5, NULL), -EEXIST);
+	assert_int_equal(tree_add_view(&tree, dir, "1-a.raw", base, 512, 5, NULL, &node), 0);
+	assert_int_equal(tree_add_view(&tree, dir, "1-a.raw", base, 512, 5, NULL, &node), -EEXIST);
 	node = tree_lookup(&tree, dir, "1-a.raw");
 	assert_null(tree_lookup(&tree, tree_root(&tree), "1-a.raw"));
 	node_stat(node, 0, &st);

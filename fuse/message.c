@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * message: see message.h. One table says for each operation how long its structure is
+ * and what becomes of it; nothing is read before that length has been compared.
+ */
+#include "fuse/message.h"
+
+#include <errno.h>
+#include <linux/fuse.h>
+#include <string.h>
+
+/* What the kernel says about times and owners that SETATTR shall change. */
+#define SETATTR_VALID                                                                              \
+	(FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME |             \
+	 FATTR_ATIME_NOW | FATTR_MTIME_NOW | FATTR_CTIME)
+
+/* The payload's name; too_long: what to answer when it cannot be one of ours. */
+static int take_name(const struct message *message, struct request *request, int too_long)
+{
+	const char *name = message->payload;
+	size_t len = strnlen(name, message->payload_bytes);
+
+	if (len == message->payload_bytes)
+		return -EINVAL;
+	if (len > REQUEST_NAME_MAX)
+		return too_long;
+	memcpy(request->name, name, len + 1);
+	return 0;
+}
+
+static int parse_lookup(const struct message *message, struct request *request)
+{
+	return take_name(message, request, -ENAMETOOLONG);
+}
+
+static int parse_setattr(const struct message *message, struct request *request)
+{
+	const struct fuse_setattr_in *in = message->head;
+
+	request->setattr_valid = in->valid & SETATTR_VALID;
+	request->setattr_by_handle = in->valid & FATTR_FH;
+	request->fh = in->valid & FATTR_FH ? in->fh : 0;
+	request->attr = (struct stat){
+		.st_mode = in->mode,
+		.st_uid = in->uid,
+		.st_gid = in->gid,
+		.st_size = (off_t)in->size,
+		.st_atim = {.tv_sec = (time_t)in->atime, .tv_nsec = in->atimensec},
+		.st_mtim = {.tv_sec = (time_t)in->mtime, .tv_nsec = in->mtimensec},
+		.st_ctim = {.tv_sec = (time_t)in->ctime, .tv_nsec = in->ctimensec},
+	};
+	return 0;
+}
+
+static int parse_open(const struct message *message, struct request *request)
+{
+	request->flags = ((const struct fuse_open_in *)message->head)->flags;
+	return 0;
+}
+
+static int parse_read(const struct message *message, struct request *request)
+{
+	const struct fuse_read_in *in = message->head;
+
+	request->fh = in->fh;
+	request->offset = in->offset;
+	request->len_bytes = in->size;
+	request->flags = in->flags;
+	return 0;
+}
+
+static int parse_write(const struct message *message, struct request *request)
+{
+	const struct fuse_write_in *in = message->head;
+
+	if (in->size > message->payload_bytes)
+		return -EINVAL;
+	request->fh = in->fh;
+	request->offset = in->offset;
+	request->len_bytes = in->size;
+	request->flags = in->flags;
+	request->payload = message->payload;
+	return 0;
+}
+
+static int parse_flush(const struct message *message, struct request *request)
+{
+	request->fh = ((const struct fuse_flush_in *)message->head)->fh;
+	return 0;
+}
+
+static int parse_release(const struct message *message, struct request *request)
+{
+	const struct fuse_release_in *in = message->head;
+
+	request->fh = in->fh;
+	request->flags = in->flags;
+	return 0;
+}
+
+static int parse_fsync(const struct message *message, struct request *request)
+{
+	request->fh = ((const struct fuse_fsync_in *)message->head)->fh;
+	return 0;
+}
+
+static int parse_getxattr(const struct message *message, struct request *request)
+{
+	request->len_bytes = ((const struct fuse_getxattr_in *)message->head)->size;
+	return take_name(message, request, -ENODATA);
+}
+
+static int parse_listxattr(const struct message *message, struct request *request)
+{
+	request->len_bytes = ((const struct fuse_getxattr_in *)message->head)->size;
+	return 0;
+}
+
+static int parse_fallocate(const struct message *message, struct request *request)
+{
+	const struct fuse_fallocate_in *in = message->head;
+
+	request->fh = in->fh;
+	request->offset = in->offset;
+	request->len_bytes = in->length;
+	request->flags = in->mode;
+	return 0;
+}
+
+static int parse_lseek(const struct message *message, struct request *request)
+{
+	const struct fuse_lseek_in *in = message->head;
+
+	request->fh = in->fh;
+	request->offset = in->offset;
+	request->flags = in->whence;
+	return 0;
+}
+
+static int parse_copy_file_range(const struct message *message, struct request *request)
+{
+	const struct fuse_copy_file_range_in *in = message->head;
+
+	request->fh = in->fh_in;
+	request->offset = in->off_in;
+	request->ino_out = in->nodeid_out;
+	request->offset_out = in->off_out;
+	request->len_bytes = in->len;
+	return 0;
+}
+
+struct operation {
+	bool known;
+	bool answered; /* at once, with zero_bytes of zeros */
+	size_t zero_bytes;
+	enum request_op op;
+	size_t head_bytes;
+	int (*parse)(const struct message *message, struct request *request); /* NULL: all done */
+};
+
+#define OPERATION(name, head, function)                                                            \
+	[FUSE_##name] = {.known = true, .op = REQUEST_##name, .head_bytes = (head),                \
+			 .parse = (function)}
+#define ANSWERED(name, bytes)                                                                      \
+	[FUSE_##name] = {.known = true, .answered = true, .zero_bytes = (bytes)}
+
+static const struct operation operations[] = {
+	OPERATION(LOOKUP, 0, parse_lookup),
+	OPERATION(GETATTR, 0, NULL),
+	OPERATION(SETATTR, sizeof(struct fuse_setattr_in), parse_setattr),
+	OPERATION(OPEN, sizeof(struct fuse_open_in), parse_open),
+	OPERATION(READ, sizeof(struct fuse_read_in), parse_read),
+	OPERATION(WRITE, sizeof(struct fuse_write_in), parse_write),
+	OPERATION(FLUSH, sizeof(struct fuse_flush_in), parse_flush),
+	OPERATION(RELEASE, sizeof(struct fuse_release_in), parse_release),
+	OPERATION(FSYNC, sizeof(struct fuse_fsync_in), parse_fsync),
+	OPERATION(READDIR, sizeof(struct fuse_read_in), parse_read),
+	OPERATION(READDIRPLUS, sizeof(struct fuse_read_in), parse_read),
+	OPERATION(STATFS, 0, NULL),
+	OPERATION(GETXATTR, sizeof(struct fuse_getxattr_in), parse_getxattr),
+	OPERATION(LISTXATTR, sizeof(struct fuse_getxattr_in), parse_listxattr),
+	OPERATION(FALLOCATE, sizeof(struct fuse_fallocate_in), parse_fallocate),
+	OPERATION(LSEEK, sizeof(struct fuse_lseek_in), parse_lseek),
+	OPERATION(COPY_FILE_RANGE, sizeof(struct fuse_copy_file_range_in), parse_copy_file_range),
+	/* Directories never change: nothing is kept for an open one. */
+	ANSWERED(OPENDIR, sizeof(struct fuse_open_out)),
+	ANSWERED(RELEASEDIR, 0),
+	ANSWERED(DESTROY, 0),
+};
+
+int message_parse(const struct message *message, struct request *request, size_t *ret_zero_bytes)
+{
+	const struct operation *operation = &operations[message->opcode];
+
+	if (message->opcode >= sizeof(operations) / sizeof(operations[0]) || !operation->known)
+		return -ENOSYS;
+	if (operation->answered) {
+		*ret_zero_bytes = operation->zero_bytes;
+		return 1;
+	}
+	if (message->head_bytes < operation->head_bytes)
+		return -EINVAL;
+	request->op = operation->op;
+	request->ino = message->node_id;
+	request->pid = message->pid;
+	return operation->parse ? operation->parse(message, request) : 0;
+}
