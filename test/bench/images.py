@@ -30,7 +30,6 @@ class Image:
     raw: Path
     virtual_size: int
     on_disk: bool
-    is_limit: bool = True  # does the raw file say what the job could reach without qcow2?
     probes: Sequence = ()   # where to compare content that is too big to compare all of it
 
     def copy(self, directory, is_raw):
@@ -40,7 +39,7 @@ class Image:
             raw, layers = _copy(self.raw, directory), self.layers
         else:
             raw, layers = self.raw, [_copy(self.layers[0], directory), *self.layers[1:]]
-        return Image(self.name, layers, raw, self.virtual_size, self.on_disk, self.is_limit)
+        return Image(self.name, layers, raw, self.virtual_size, self.on_disk)
 
 
 def _run(*argv, **kwargs):
@@ -108,7 +107,7 @@ class Images:
         source = f"driver=raw,size={self._compressed_size},file.filename={self._flat()}"
         _run("qemu-img", "convert", "--image-opts", source, "-c", "-W", "-m", "4",
              "-O", "qcow2", "-o", f"compression_type={kind}", path)
-        return self._image(kind, [path], self._flat(), self._compressed_size, is_limit=False)
+        return self._image(kind, [path], self._flat(), self._compressed_size)
 
     def _make_zlib(self):
         return self._compressed("zlib")

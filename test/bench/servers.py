@@ -153,8 +153,8 @@ class Subject:
         self.name = name
         self.kind = kind
 
-    def serves(self, image):
-        return image.is_limit or self.kind != "limit"
+    def serves(self, job):
+        return job.has_limit() or self.kind != "limit"
 
     def missing(self):
         """What is not installed, as a message with the remedy, or None."""
@@ -220,7 +220,7 @@ class Qcow2fs(Subject):
         return None
 
     def describe(self):
-        return f"{self.name}: qcow2fs {'-o ' + self._options if self._options else ''}".rstrip()
+        return f"{self.name}: " + (f"-o {self._options}" if self._options else "default options")
 
     def _launch(self, image, run_dir, writable):
         mount = Mount(run_dir / "disk.raw", mountpoint=run_dir)
@@ -330,8 +330,8 @@ class Qcowmount(Subject):
     def __init__(self):
         super().__init__("qcowmount", "peer")
 
-    def serves(self, image):
-        return len(image.layers) == 1
+    def serves(self, job):
+        return not job.has_backing() and not job.writes
 
     def missing(self):
         if shutil.which("qcowmount") is None:
