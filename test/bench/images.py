@@ -264,7 +264,9 @@ class SyntheticQcow2:
 
 
 def _stamped(number, nb_bytes):
-    return struct.pack("<Q", (number * 2 + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1) * (nb_bytes // 8)
+    """A cluster's content, different for each number."""
+    word = (number * 2 + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
+    return struct.pack("<Q", word) * (nb_bytes // 8)
 
 
 def _content_pool():
