@@ -37,9 +37,9 @@ struct create_params {
 };
 
 /* Version 3, clusters of 64 KiB, 16-bit refcounts: what qemu-img takes by default. */
-#define CREATE_DEFAULTS                                                                            \
-	{                                                                                          \
-		.version = 3, .cluster_bits = 16, .refcount_order = 4,                             \
+#define CREATE_DEFAULTS                                                \
+	{                                                              \
+		.version = 3, .cluster_bits = 16, .refcount_order = 4, \
 	}
 
 /* Is the combination legal? 0 or -errno with *reterr, whose message names the option. */

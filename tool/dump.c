@@ -1,0 +1,5 @@
+#include "tool/tool.h"
+int coroutine_fn dump_command(struct tool *tool, int argc, char **argv)
+{
+	return 2;
+}
