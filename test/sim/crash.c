@@ -435,6 +435,8 @@ static void walk_moments(struct walk *walk, const struct model *model)
 		if (max && nb_moments > max && sim_choose(CHOICE_STATE, nb_moments) >= max)
 			continue;
 		collect_uncovered(walk, order, nb);
+		if (max && !walk->nb_metadata && sim_choose(CHOICE_STATE, 8))
+			continue;
 		if (max)
 			walk->newest = -1;
 		visit_moment(walk);

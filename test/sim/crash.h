@@ -28,7 +28,8 @@ struct history {
 struct crash_params {
 	unsigned max_exhaustive;
 	unsigned nb_random;
-	unsigned max_moments; /* visit so many moments at most, chosen at random; 0: all */
+	unsigned max_moments; /* visit about so many moments, chosen at random, rarely ones without
+			       * uncovered metadata; 0: all */
 };
 
 struct crash_state {

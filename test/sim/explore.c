@@ -104,6 +104,8 @@ static void judge_state(struct explorer *explorer, struct judge *judge, const st
 	judge->contents = explorer->contents;
 	judge->scratch_folder = explorer->scratch_folder;
 	explorer->stats.nb_judged++;
+	if (explorer->watchdog_seconds)
+		alarm(explorer->watchdog_seconds);
 	explorer->stats.nb_qemu += judge->ask_qemu;
 	judge_files(judge);
 	explorer->nb_sectors = judge->nb_sectors;
@@ -124,6 +126,10 @@ static bool visit_second(void *ctx, const struct crash_state *state)
 	struct second *second = ctx;
 	struct judge judge = {0};
 
+	second->explorer->stats.nb_visited++;
+	if (state->nb_uncovered_metadata)
+		second->explorer->stats.nb_distinct +=
+			hash_set_add(&second->explorer->distinct, state->hash);
 	judge_state(second->explorer, &judge, &second->model, state->now,
 		    model_flush_floor(&second->model, state->now));
 	return !explore_report(second->explorer, second->run, state);

@@ -159,12 +159,12 @@ static void run_units(const struct plan *plan, struct unit_result *results)
 
 static void print_stats(const char *name, const struct explore_stats *stats)
 {
-	printf("%-22s %7llu runs %9llu states %8llu distinct %6llu second %5llu qemu %7llu faults "
-	       "%4llu violations\n",
+	printf("%-22s %7llu runs %9llu states %8llu judged %8llu distinct %6llu second %5llu qemu "
+	       "%7llu faults %4llu violations\n",
 	       name, (unsigned long long)stats->nb_runs, (unsigned long long)stats->nb_visited,
-	       (unsigned long long)stats->nb_distinct, (unsigned long long)stats->nb_second,
-	       (unsigned long long)stats->nb_qemu, (unsigned long long)stats->nb_faults,
-	       (unsigned long long)stats->nb_violations);
+	       (unsigned long long)stats->nb_judged, (unsigned long long)stats->nb_distinct,
+	       (unsigned long long)stats->nb_second, (unsigned long long)stats->nb_qemu,
+	       (unsigned long long)stats->nb_faults, (unsigned long long)stats->nb_violations);
 }
 
 /* One line per cell; returns the number of cells below the floor of states. */

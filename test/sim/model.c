@@ -167,6 +167,19 @@ void model_content_bytes(const struct model *model, unsigned lba, content_t cont
 		payload_fill(sector, lba, content);
 }
 
+static bool find_mixed(const struct model *model, unsigned lba, const uint8_t *bytes,
+		       content_t *ret_content)
+{
+	for (unsigned i = 0; i < model->nb_mixed; i++) {
+		if (model->mixed[i].lba == lba &&
+		    memcmp(model->mixed[i].bytes, bytes, SIM_SECTOR) == 0) {
+			*ret_content = (uint64_t)(CONTENT_ID_MIXED + i) << 32;
+			return true;
+		}
+	}
+	return false;
+}
+
 /* The version that replacing bytes [from, to) of the newest one by `bytes` makes. */
 static content_t mix_content(struct model *model, unsigned lba, const uint8_t *bytes, unsigned from,
 			     unsigned to, uint32_t ordinal)
@@ -174,11 +187,14 @@ static content_t mix_content(struct model *model, unsigned lba, const uint8_t *b
 	content_t old = model->versions[model->newest[lba]].content;
 	struct model_mixed *mixed;
 	uint8_t sector[SIM_SECTOR];
+	content_t known;
 
 	model_content_bytes(model, lba, old, sector);
 	memcpy(sector + from, bytes + from, to - from);
 	if (sector_is_zero(sector))
 		return CONTENT_ZERO;
+	if (find_mixed(model, lba, sector, &known))
+		return known | ordinal;
 	if (model->nb_mixed == model->max_mixed) {
 		model->max_mixed = model->max_mixed ? model->max_mixed * 2 : 16;
 		model->mixed = realloc(model->mixed, model->max_mixed * sizeof(*mixed));
@@ -315,19 +331,6 @@ static bool reject(const struct model *model, unsigned lba, content_t found, uin
 	}
 	verdict_fail("%s: sector %u holds %s; legal: %s", is_read ? "read" : "after the crash", lba,
 		     describe(found, name, sizeof(name)), legal);
-	return false;
-}
-
-static bool find_mixed(const struct model *model, unsigned lba, const uint8_t *bytes,
-		       content_t *ret_content)
-{
-	for (unsigned i = 0; i < model->nb_mixed; i++) {
-		if (model->mixed[i].lba == lba &&
-		    memcmp(model->mixed[i].bytes, bytes, SIM_SECTOR) == 0) {
-			*ret_content = (uint64_t)(CONTENT_ID_MIXED + i) << 32;
-			return true;
-		}
-	}
 	return false;
 }
 

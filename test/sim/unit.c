@@ -116,13 +116,21 @@ static void run_combinations(const struct plan *plan, const struct unit *unit,
 static void unit_combinations(const struct plan *plan, const struct unit *unit,
 			      struct explorer *explorer)
 {
+	unsigned stride = 1;
+
+	if (unit->cell->feature == CELL_GROWN && plan->effort != EFFORT_FULL) {
+		/* 4,000 clusters to look at in each state: a sample, of every template though. */
+		explorer->params = (struct crash_params){
+			.max_exhaustive = 3, .nb_random = 2, .max_moments = 12};
+		stride = 37;
+	}
 	if (unit->part == PART_TRIPLES) {
 		run_combinations(plan, unit, explorer, 3, 1);
 		return;
 	}
 	run_combinations(plan, unit, explorer, 1, 1);
 	/* A stride coprime to 20 meets every first and every second template. */
-	run_combinations(plan, unit, explorer, 2, plan->effort == EFFORT_CHECK ? 37 : 1);
+	run_combinations(plan, unit, explorer, 2, plan->effort == EFFORT_CHECK ? 37 : stride);
 }
 
 static void run_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer,
@@ -154,9 +162,12 @@ static void unit_random(const struct plan *plan, const struct unit *unit, struct
 {
 	unsigned nb = plan->effort == EFFORT_CHECK ? 2 : plan->effort == EFFORT_SIM ? 12 : 400;
 
-	explorer->params.max_exhaustive = 4;
-	explorer->params.nb_random = 8;
-	explorer->params.max_moments = plan->effort == EFFORT_CHECK ? 10 : 30;
+	explorer->params.max_exhaustive = 6;
+	explorer->params.nb_random = 24;
+	explorer->params.max_moments = plan->effort == EFFORT_CHECK ? 12 : 40;
+	if (unit->cell->feature == CELL_GROWN)
+		explorer->params = (struct crash_params){
+			.max_exhaustive = 3, .nb_random = 2, .max_moments = 6};
 	if (plan->only_workload) {
 		run_random(plan, unit, explorer, (unsigned)strtoul(plan->only_workload, NULL, 0));
 		return;
@@ -191,6 +202,7 @@ void unit_run(const struct plan *plan, const struct unit *unit, struct unit_resu
 	explorer_init(&explorer, &sim, &image);
 	explorer.second_one_in = plan->effort == EFFORT_CHECK ? 400 : 200;
 	explorer.qemu_one_in = 1000;
+	explorer.watchdog_seconds = WATCHDOG_SECONDS;
 	if (plan->effort == EFFORT_CHECK)
 		explorer.params = (struct crash_params){.max_exhaustive = 7, .nb_random = 16};
 	switch (unit->part) {
