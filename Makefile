@@ -8,6 +8,7 @@
 #   make demo        install what is missing, build, mount a sample image and use it
 #   make deps        install what building needs (Debian, Ubuntu, Fedora, Arch, Alpine);
 #   make deps-test   ... and what the tests need on top of it
+#   make sim         the simulated disk: power cuts, faults, schedules
 #   make bench       fio, side by side with the peers
 #   make install     programs below DESTDIR/PREFIX
 #   make fmt         format the sources; make fmt-check only looks
@@ -32,9 +33,8 @@ comma     := ,
 
 # ---- libraries ----
 
-# libdeflate inflates twice as fast as zlib, which does without it where it is missing.
+# libdeflate inflates twice as fast as zlib; without it, zlib does all the work.
 DEFLATE   := $(shell $(PKG_CONFIG) --exists libdeflate 2>/dev/null && echo libdeflate)
-
 CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 $(CORE_PKGS)
 
@@ -71,8 +71,8 @@ HARDEN    := -fPIE -fstack-protector-strong \
 HARDEN_LD := -pie -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--as-needed
 
 ALL_CPPFLAGS = -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DQCOW2FS_VERSION='"$(VERSION)"' \
-             $(if $(filter ucontext,$(CO)),-DCO_UCONTEXT) $(if $(filter no,$(ZSTD)),-DNO_ZSTD) $(if $(DEFLATE),-DHAVE_LIBDEFLATE) \
-             $(CPPFLAGS)
+             $(if $(filter ucontext,$(CO)),-DCO_UCONTEXT) $(if $(filter no,$(ZSTD)),-DNO_ZSTD) \
+             $(if $(DEFLATE),-DHAVE_LIBDEFLATE) $(CPPFLAGS)
 ALL_CFLAGS = -std=gnu11 $(WARN) -fno-strict-aliasing -pthread -ffile-prefix-map=$(CURDIR)=. \
              $(HARDEN) $(CFLAGS) $(SAN_CFLAGS) $(PKG_CFLAGS)
 ALL_LDFLAGS = -pthread $(HARDEN_LD) $(LDFLAGS) $(SAN_CFLAGS)
@@ -97,7 +97,7 @@ SIM       := $(if $(filter test/sim/main.c,$(SIM_SRC)),$(B)/test/sim/sim)
 # ---- programs ----
 
 .PHONY: all
-all: $(B)/qcow2fs
+all: $(B)/qcow2fs $(B)/qcow2tool
 
 $(B)/libio.a: $(call obj,$(IO_SRC))
 $(B)/libcore.a: $(call obj,$(CORE_SRC))
@@ -176,7 +176,8 @@ check-valgrind: deps-test
 	$(Q)$(MAKE) test-programs
 	$(Q)test/run -b $(B) --valgrind 'unit/*'
 
-bench: deps-test
+bench:
+	$(Q)dist/deps.sh bench
 	$(Q)$(MAKE) all
 	$(Q)test/bench/run
 

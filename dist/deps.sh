@@ -1,44 +1,51 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# deps.sh build|demo|test: installs the packages that building, the demonstration
-# or the tests need, with the system's own package manager. Does nothing, quickly,
-# when all of them are there. Uses sudo when it does not run as root.
+# deps.sh build|demo|test|bench: installs the packages that building, the demonstration,
+# the tests or the measurements need, with the system's own package manager. Does nothing,
+# quickly, when all of them are there. Uses sudo when it does not run as root.
 set -eu
 
 level=${1:-build}
 case $level in
-build | demo | test) ;;
-*) echo "usage: $0 build|demo|test" >&2; exit 1 ;;
+build | demo | test | bench) ;;
+*) echo "usage: $0 build|demo|test|bench" >&2; exit 1 ;;
 esac
 
 if command -v apt-get >/dev/null; then
 	manager=apt
-	build="gcc make libc6-dev pkg-config libfuse3-dev fuse3 liburing-dev zlib1g-dev libzstd-dev"
+	build="gcc make libc6-dev pkg-config libfuse3-dev fuse3 liburing-dev zlib1g-dev libzstd-dev
+	       libdeflate-dev"
 	demo="qemu-utils e2fsprogs mount"
-	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk tar fio valgrind clang-format
-	      gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk tar valgrind gdb
+	      clang-format gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+	bench="python3 qemu-utils qemu-system-common libnbd-bin fio"
 elif command -v dnf >/dev/null; then
 	manager=dnf
-	build="gcc make glibc-devel pkgconf-pkg-config fuse3-devel fuse3 liburing-devel zlib-devel libzstd-devel"
+	build="gcc make glibc-devel pkgconf-pkg-config fuse3-devel fuse3 liburing-devel zlib-devel libzstd-devel
+	       libdeflate-devel"
 	demo="qemu-img e2fsprogs util-linux"
-	test="python3 libcmocka-devel xfsprogs btrfs-progs tar fio valgrind clang-tools-extra
+	test="python3 libcmocka-devel xfsprogs btrfs-progs tar valgrind gdb clang-tools-extra
 	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
+	bench="python3 qemu-img qemu-common libnbd fio"
 elif command -v pacman >/dev/null; then
 	manager=pacman
-	build="gcc make pkgconf fuse3 liburing zlib zstd"
+	build="gcc make pkgconf fuse3 liburing zlib zstd libdeflate"
 	demo="qemu-img e2fsprogs util-linux"
-	test="python cmocka xfsprogs btrfs-progs tar fio valgrind clang
+	test="python cmocka xfsprogs btrfs-progs tar valgrind gdb clang
 	      aarch64-linux-gnu-gcc qemu-user"
+	bench="python qemu-img qemu-storage-daemon libnbd fio"
 elif command -v apk >/dev/null; then
 	manager=apk
-	build="gcc make musl-dev linux-headers pkgconf fuse3-dev fuse3 liburing-dev zlib-dev zstd-dev"
+	build="gcc make musl-dev linux-headers pkgconf fuse3-dev fuse3 liburing-dev zlib-dev zstd-dev
+	       libdeflate-dev"
 	demo="qemu-img e2fsprogs e2fsprogs-extra util-linux util-linux-misc losetup"
-	test="python3 cmocka-dev xfsprogs btrfs-progs tar fio valgrind clang-extra-tools partx sfdisk"
+	test="python3 cmocka-dev xfsprogs btrfs-progs tar valgrind gdb clang-extra-tools partx sfdisk"
+	bench="python3 qemu-img qemu-storage-daemon libnbd fio"
 else
 	echo "$0: no apt-get, dnf, pacman or apk here; install by hand: a C compiler, make, pkg-config," \
-		"libfuse 3, liburing, zlib, libzstd (tests: cmocka, python 3, qemu-img, fio, xfsprogs," \
-		"btrfs-progs, valgrind)" >&2
+		"libfuse 3, liburing, zlib, libzstd (tests: cmocka, python 3, qemu-img, xfsprogs," \
+		"btrfs-progs, valgrind; measurements: qemu-storage-daemon, nbdfuse, fio)" >&2
 	exit 1
 fi
 
@@ -46,6 +53,7 @@ wanted=$build
 case $level in
 demo) wanted="$wanted $demo" ;;
 test) wanted="$wanted $demo $test" ;;
+bench) wanted="$wanted $bench" ;;
 esac
 
 # Prints those of the arguments that are not installed.
