@@ -160,11 +160,14 @@ static void run_random(const struct plan *plan, const struct unit *unit, struct 
 
 static void unit_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer)
 {
-	unsigned nb = plan->effort == EFFORT_CHECK ? 2 : plan->effort == EFFORT_SIM ? 12 : 400;
+	bool small = unit->cell->cluster_size <= 4096 && unit->cell->feature != CELL_GROWN;
+	unsigned nb = plan->effort == EFFORT_FULL ? 1000 : 28;
 
+	if (plan->effort == EFFORT_CHECK)
+		nb = small ? 10 : 1;
 	explorer->params.max_exhaustive = 6;
 	explorer->params.nb_random = 24;
-	explorer->params.max_moments = plan->effort == EFFORT_CHECK ? 12 : 40;
+	explorer->params.max_moments = plan->effort == EFFORT_CHECK ? 24 : 40;
 	if (unit->cell->feature == CELL_GROWN)
 		explorer->params = (struct crash_params){
 			.max_exhaustive = 3, .nb_random = 2, .max_moments = 6};
