@@ -7,6 +7,13 @@
  * large one keeps the receive buffer until it has been answered, and the thread takes
  * another from the pool. The pool is bounded: when all buffers are held by writes, the
  * threads wait, and the kernel queues.
+ *
+ * Who reads: the kernel wakes a reader for every request, even when another thread would
+ * come back for it at once. So, as long as requests are handed over quickly, one
+ * thread reads and the others are parked. A thread that got something that takes its
+ * time (a large copy, a question to the host's file system) invites another to read
+ * meanwhile, and reads again itself afterwards; one that got something quick parks
+ * when somebody else reads. At least one always reads or is about to.
  */
 #define FUSE_USE_VERSION 314
 
@@ -14,6 +21,8 @@
 
 #include "fuse/log.h"
 #include "fuse/ops.h"
+#include "fuse/transport_uring.h"
+#include "fuse/uring_abi.h"
 #include "io/buf.h"
 
 #include <assert.h>
@@ -37,6 +46,8 @@
 #define MESSAGE_BYTES_MAX (RECEIVE_BYTES - PAGE_BYTES + WRITE_HEADER_BYTES)
 /* Payloads up to this size are copied out of the receive buffer. */
 #define COPY_BYTES_MAX (32u << 10)
+/* One reply's data above this size is copied out by a worker, not by the reactor. */
+#define REPLY_INLINE_BYTES (64u << 10)
 /* Receive buffers besides one for each thread. */
 #define NB_SPARE_BUFFERS 32u
 
@@ -56,12 +67,17 @@ struct transport_dev {
 	bool mounted;
 	/* of INIT, which is answered before any other request is sent */
 	_Atomic uint64_t init_unique;
-	uint32_t init_offered;
+	uint64_t init_offered;
 
 	pthread_t threads[OPTIONS_THREADS_MAX];
 	unsigned nb_threads;
 	_Atomic unsigned nb_running;
 	int ended_fd;
+
+	pthread_mutex_t turn_mutex;
+	pthread_cond_t invited;
+	unsigned nb_reading, nb_parked, nb_invitations;
+	bool ended;
 
 	pthread_mutex_t pool_mutex;
 	pthread_cond_t pool_filled;
@@ -189,7 +205,8 @@ static void dev_init(void *userdata, struct fuse_conn_info *conn)
 				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS);
 	if (dev->params.writeback_cache)
 		conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
-	conn->max_write = MAX_WRITE_BYTES;
+	conn->max_write = dev->params.ring ? transport_uring_payload_bytes(dev->params.ring)
+					   : MAX_WRITE_BYTES;
 	conn->max_read = dev->params.max_read_bytes;
 	conn->max_background = MAX_BACKGROUND;
 	conn->congestion_threshold = MAX_BACKGROUND;
@@ -438,25 +455,39 @@ static ssize_t device_read(int fd, void *buf, size_t len_bytes, void *userdata)
 }
 
 /*
- * Adds to libfuse's answer to INIT what it cannot express: HANDLE_KILLPRIV_V2, without which
- * the kernel asks for the attribute security.capability before every buffered write. No
- * file here ever has set-id bits or capabilities to be dropped.
+ * Adds to libfuse's answer to INIT what it cannot express. HANDLE_KILLPRIV_V2, without which
+ * the kernel asks for the attribute security.capability before every buffered write: no
+ * file here ever has set-id bits or capabilities to be dropped. And the ring.
  */
+static ssize_t answer_init(struct transport_dev *dev, int fd, struct iovec *iov, int nb_iov)
+{
+	const struct fuse_out_header *header = iov[0].iov_base;
+	struct fuse_init_out *out = iov[1].iov_base;
+	bool with_ring = dev->params.ring && (dev->init_offered & FUSE_OVER_IO_URING);
+	ssize_t res;
+
+	if (header->error || nb_iov != 2 || iov[1].iov_len < sizeof(*out))
+		return writev(fd, iov, nb_iov);
+	out->flags |= dev->init_offered & FUSE_HANDLE_KILLPRIV_V2;
+	if (with_ring) {
+		out->flags |= FUSE_INIT_EXT;
+		out->flags2 |= FUSE_OVER_IO_URING >> 32;
+	}
+	res = writev(fd, iov, nb_iov);
+	if (with_ring && res >= 0)
+		transport_uring_start(dev->params.ring, fd, &dev->transport);
+	return res;
+}
+
 static ssize_t device_writev(int fd, struct iovec *iov, int nb_iov, void *userdata)
 {
 	struct transport_dev *dev = userdata;
 	const struct fuse_out_header *header = iov[0].iov_base;
 
-	if (dev->init_unique && header->unique == dev->init_unique) {
-		dev->init_unique = 0;
-		if (!header->error && nb_iov == 2 &&
-		    iov[1].iov_len >= sizeof(struct fuse_init_out)) {
-			struct fuse_init_out *out = iov[1].iov_base;
-
-			out->flags |= dev->init_offered & FUSE_HANDLE_KILLPRIV_V2;
-		}
-	}
-	return writev(fd, iov, nb_iov);
+	if (!dev->init_unique || header->unique != dev->init_unique)
+		return writev(fd, iov, nb_iov);
+	dev->init_unique = 0;
+	return answer_init(dev, fd, iov, nb_iov);
 }
 
 static void note_init(struct transport_dev *dev, const void *message)
@@ -467,32 +498,94 @@ static void note_init(struct transport_dev *dev, const void *message)
 	if (header->opcode != FUSE_INIT)
 		return;
 	dev->init_offered = in->flags;
+	if (in->flags & FUSE_INIT_EXT)
+		dev->init_offered |= (uint64_t)in->flags2 << 32;
 	dev->init_unique = header->unique;
 }
 
 /* ---- threads ---- */
 
+/* Before reading; false at the end. */
+static bool take_turn(struct transport_dev *dev, bool may_park)
+{
+	bool ended;
+
+	pthread_mutex_lock(&dev->turn_mutex);
+	if (may_park && dev->nb_reading > 0) {
+		dev->nb_parked++;
+		while (!dev->nb_invitations && !dev->ended)
+			pthread_cond_wait(&dev->invited, &dev->turn_mutex);
+		dev->nb_parked--;
+		if (dev->nb_invitations)
+			dev->nb_invitations--;
+	}
+	dev->nb_reading++;
+	ended = dev->ended;
+	pthread_mutex_unlock(&dev->turn_mutex);
+	return !ended;
+}
+
+/* After reading: somebody else must read while this thread is busy with what it got. */
+static void leave_turn(struct transport_dev *dev, bool invite)
+{
+	pthread_mutex_lock(&dev->turn_mutex);
+	dev->nb_reading--;
+	if (invite && dev->nb_parked > dev->nb_invitations) {
+		dev->nb_invitations++;
+		pthread_cond_signal(&dev->invited);
+	}
+	pthread_mutex_unlock(&dev->turn_mutex);
+}
+
+static void end_turns(struct transport_dev *dev)
+{
+	pthread_mutex_lock(&dev->turn_mutex);
+	dev->ended = true;
+	pthread_cond_broadcast(&dev->invited);
+	pthread_mutex_unlock(&dev->turn_mutex);
+}
+
+/* Handed to the reactor without a large copy or a system call that may block. */
+static bool is_quick(const void *message)
+{
+	const struct fuse_in_header *header = message;
+
+	return header->opcode == FUSE_READ ||
+	       (header->opcode == FUSE_WRITE && header->len <= COPY_BYTES_MAX);
+}
+
+static void receive_one(struct transport_dev *dev, bool *quick, int *ret_result)
+{
+	struct fuse_buf message = {0};
+
+	if (!current_buf)
+		current_buf = pool_get(dev);
+	message.mem = current_buf->area + PAGE_BYTES - WRITE_HEADER_BYTES;
+	*ret_result = fuse_session_receive_buf(dev->session, &message);
+	*quick = *ret_result <= 0 || is_quick(message.mem);
+	leave_turn(dev, !*quick);
+	if (*ret_result <= 0)
+		return;
+	note_init(dev, message.mem);
+	/* Nothing can be interrupted, and the ring's requests are unknown to libfuse. */
+	if (((const struct fuse_in_header *)message.mem)->opcode != FUSE_INTERRUPT)
+		fuse_session_process_buf(dev->session, &message);
+}
+
 static void *receive(void *arg)
 {
 	struct transport_dev *dev = arg;
 	uint64_t one = 1;
+	bool quick = true;
+	int res = 1;
 
 	current_buf = NULL;
-	while (!fuse_session_exited(dev->session)) {
-		struct fuse_buf message = {0};
-		int res;
-
-		if (!current_buf)
-			current_buf = pool_get(dev);
-		message.mem = current_buf->area + PAGE_BYTES - WRITE_HEADER_BYTES;
-		res = fuse_session_receive_buf(dev->session, &message);
-		if (res == -EINTR || res == -EAGAIN)
-			continue;
-		if (res <= 0)
+	while (!fuse_session_exited(dev->session) && take_turn(dev, quick)) {
+		receive_one(dev, &quick, &res);
+		if (res <= 0 && res != -EINTR && res != -EAGAIN)
 			break;
-		note_init(dev, message.mem);
-		fuse_session_process_buf(dev->session, &message);
 	}
+	end_turns(dev);
 	if (current_buf)
 		pool_put(dev, current_buf);
 	if (atomic_fetch_sub(&dev->nb_running, 1) == 1 &&
@@ -564,9 +657,15 @@ int transport_dev_create(const struct transport_dev_params *params,
 
 	if (!dev)
 		return -ENOMEM;
-	dev->transport.reply = dev_reply;
-	dev->transport.invalidate = dev_invalidate;
+	dev->transport = (struct transport){
+		.name = "dev",
+		.reply_inline_bytes = REPLY_INLINE_BYTES,
+		.reply = dev_reply,
+		.invalidate = dev_invalidate,
+	};
 	dev->params = *params;
+	pthread_mutex_init(&dev->turn_mutex, NULL);
+	pthread_cond_init(&dev->invited, NULL);
 	res = pool_init(dev, params->nb_threads + NB_SPARE_BUFFERS);
 	if (res == 0)
 		res = session_new(dev);
@@ -597,5 +696,7 @@ void transport_dev_destroy(struct transport_dev *dev)
 	if (dev->session)
 		fuse_session_destroy(dev->session);
 	pool_finish(dev);
+	pthread_cond_destroy(&dev->invited);
+	pthread_mutex_destroy(&dev->turn_mutex);
 	free(dev);
 }
