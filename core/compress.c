@@ -25,6 +25,7 @@
 #endif
 
 #define DEFLATE_WINDOW_BITS (-12)
+#define ZSTD_WINDOW_LOG_MAX 23 /* 8 MiB, four times the largest cluster */
 
 struct inflated {
 	struct inflated *newer, *older;
@@ -41,71 +42,131 @@ struct inflated {
 
 enum { STATE_RUNNING, STATE_AWAITED, STATE_DONE };
 
+/* ---- decoders ---- */
+
+/*
+ * The memory that a decoder works in, made once and used by one job after another.
+ * Members are made when they are first needed.
+ */
+struct codec {
+	struct codec *next;
+	z_stream zlib;
+	bool has_zlib;
 #ifdef HAVE_LIBDEFLATE
-static bool inflate_fast(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+	struct libdeflate_decompressor *fast;
+#endif
+#ifndef NO_ZSTD
+	ZSTD_DCtx *zstd;
+#endif
+};
+
+static void codec_free(struct codec *codec)
 {
-	struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
+	if (codec->has_zlib)
+		inflateEnd(&codec->zlib);
+#ifdef HAVE_LIBDEFLATE
+	libdeflate_free_decompressor(codec->fast);
+#endif
+#ifndef NO_ZSTD
+	ZSTD_freeDCtx(codec->zstd);
+#endif
+	free(codec);
+}
+
+#ifdef HAVE_LIBDEFLATE
+static bool inflate_fast(struct codec *codec, const uint8_t *in, size_t in_bytes, uint8_t *out,
+			 size_t out_bytes)
+{
 	enum libdeflate_result result;
 	size_t used, written;
 
-	if (!d)
+	if (!codec->fast)
+		codec->fast = libdeflate_alloc_decompressor();
+	if (!codec->fast)
 		return false;
-	result = libdeflate_deflate_decompress_ex(d, in, in_bytes, out, out_bytes, &used, &written);
-	libdeflate_free_decompressor(d);
+	result = libdeflate_deflate_decompress_ex(codec->fast, in, in_bytes, out, out_bytes, &used,
+						  &written);
 	return result == LIBDEFLATE_SUCCESS && written == out_bytes;
 }
 #else
-static bool inflate_fast(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+static bool inflate_fast(struct codec *codec, const uint8_t *in, size_t in_bytes, uint8_t *out,
+			 size_t out_bytes)
 {
 	return false;
 }
 #endif
 
-static int inflate_zlib(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+static int inflate_zlib(struct codec *codec, const uint8_t *in, size_t in_bytes, uint8_t *out,
+			size_t out_bytes)
 {
-	z_stream z = {
-		.next_in = (uint8_t *)in,
-		.avail_in = in_bytes,
-		.next_out = out,
-		.avail_out = out_bytes,
-	};
+	z_stream *z = &codec->zlib;
 	int ret;
 
-	if (inflate_fast(in, in_bytes, out, out_bytes))
+	if (inflate_fast(codec, in, in_bytes, out, out_bytes))
 		return 0;
-	if (inflateInit2(&z, DEFLATE_WINDOW_BITS) != Z_OK)
+	if (!codec->has_zlib && inflateInit2(z, DEFLATE_WINDOW_BITS) != Z_OK)
 		return -ENOMEM;
-	ret = inflate(&z, Z_FINISH);
-	inflateEnd(&z);
-	if (z.avail_out || (ret != Z_STREAM_END && ret != Z_BUF_ERROR && ret != Z_OK))
+	codec->has_zlib = true;
+	inflateReset(z);
+	z->next_in = (uint8_t *)in;
+	z->avail_in = in_bytes;
+	z->next_out = out;
+	z->avail_out = out_bytes;
+	ret = inflate(z, Z_FINISH);
+	if (z->avail_out || (ret != Z_STREAM_END && ret != Z_BUF_ERROR && ret != Z_OK))
 		return ret == Z_MEM_ERROR ? -ENOMEM : -EIO;
 	return 0;
 }
 
 #ifndef NO_ZSTD
-static int inflate_zstd(const uint8_t *in_data, size_t in_bytes, uint8_t *out_data,
-			size_t out_bytes)
+/* Frame by frame, straight into the cluster: needs no memory for a window. */
+static bool inflate_frames(struct codec *codec, const uint8_t *in, size_t in_bytes, uint8_t *out,
+			   size_t out_bytes)
+{
+	while (out_bytes) {
+		size_t frame_bytes = ZSTD_findFrameCompressedSize(in, in_bytes);
+		size_t n;
+
+		if (ZSTD_isError(frame_bytes))
+			return false;
+		n = ZSTD_decompressDCtx(codec->zstd, out, out_bytes, in, frame_bytes);
+		if (ZSTD_isError(n))
+			return false;
+		in += frame_bytes;
+		in_bytes -= frame_bytes;
+		out += n;
+		out_bytes -= n;
+	}
+	return true;
+}
+
+static int inflate_zstd(struct codec *codec, const uint8_t *in_data, size_t in_bytes,
+			uint8_t *out_data, size_t out_bytes)
 {
 	ZSTD_inBuffer in = {.src = in_data, .size = in_bytes};
 	ZSTD_outBuffer out = {.dst = out_data, .size = out_bytes};
-	ZSTD_DCtx *ctx = ZSTD_createDCtx();
-	int ret = 0;
 
-	if (!ctx)
+	if (!codec->zstd)
+		codec->zstd = ZSTD_createDCtx();
+	if (!codec->zstd)
 		return -ENOMEM;
-	/* A cluster may hold several frames. */
-	while (out.pos < out.size && !ret) {
+	if (inflate_frames(codec, in_data, in_bytes, out_data, out_bytes))
+		return 0;
+	/* A frame that holds more than the cluster: as a stream, within a bound of memory. */
+	ZSTD_DCtx_reset(codec->zstd, ZSTD_reset_session_only);
+	ZSTD_DCtx_setParameter(codec->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG_MAX);
+	while (out.pos < out.size) {
 		size_t in_before = in.pos, out_before = out.pos;
-		size_t hint = ZSTD_decompressStream(ctx, &out, &in);
+		size_t hint = ZSTD_decompressStream(codec->zstd, &out, &in);
 
 		if (ZSTD_isError(hint) || (in.pos == in_before && out.pos == out_before))
-			ret = -EIO;
+			return -EIO;
 	}
-	ZSTD_freeDCtx(ctx);
-	return ret;
+	return 0;
 }
 #else
-static int inflate_zstd(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+static int inflate_zstd(struct codec *codec, const uint8_t *in, size_t in_bytes, uint8_t *out,
+			size_t out_bytes)
 {
 	return -ENOTSUP;
 }
@@ -119,11 +180,11 @@ static void inflate_job(void *arg)
 	const uint8_t *in = (const uint8_t *)op->iov.iov_base + op->in_skip;
 
 	if (cluster->zstd)
-		cluster->err =
-			inflate_zstd(in, op->in_bytes, cluster->data, cluster->cluster_bytes);
+		cluster->err = inflate_zstd(op->codec, in, op->in_bytes, cluster->data,
+					    cluster->cluster_bytes);
 	else
-		cluster->err =
-			inflate_zlib(in, op->in_bytes, cluster->data, cluster->cluster_bytes);
+		cluster->err = inflate_zlib(op->codec, in, op->in_bytes, cluster->data,
+					    cluster->cluster_bytes);
 }
 
 /* Also on the worker's thread: wakes the coroutine only if it waits for this job. */
@@ -187,12 +248,34 @@ static void shrink(struct inflate_cache *cache, unsigned nb_keep)
 void inflate_cache_trim(struct inflate_cache *cache)
 {
 	shrink(cache, 0);
+	while (cache->codecs) {
+		struct codec *next = cache->codecs->next;
+
+		codec_free(cache->codecs);
+		cache->codecs = next;
+	}
 }
 
 void inflate_cache_finish(struct inflate_cache *cache)
 {
-	shrink(cache, 0);
+	inflate_cache_trim(cache);
 	assert(!cache->nb);
+}
+
+static struct codec *take_codec(struct inflate_cache *cache)
+{
+	struct codec *codec = cache->codecs;
+
+	if (!codec)
+		return calloc(1, sizeof(*codec));
+	cache->codecs = codec->next;
+	return codec;
+}
+
+static void return_codec(struct inflate_cache *cache, struct codec *codec)
+{
+	codec->next = cache->codecs;
+	cache->codecs = codec;
 }
 
 void inflate_cache_forget(struct inflate_cache *cache, uint64_t descriptor)
@@ -299,6 +382,9 @@ void coroutine_fn inflate_decode(struct inflate_op *op)
 		return;
 	op->waiter = co_self();
 	op->cluster->err = file_io_finish(&op->io);
+	op->codec = op->cluster->err ? NULL : take_codec(&op->image->inflate);
+	if (!op->cluster->err && !op->codec)
+		op->cluster->err = -ENOMEM;
 	if (op->cluster->err || !workers) {
 		if (!op->cluster->err)
 			inflate_job(op);
@@ -338,6 +424,8 @@ void inflate_end(struct inflate_op *op)
 
 	if (op->mine)
 		buf_put(op->iov.iov_base, op->iov.iov_len);
+	if (op->codec)
+		return_codec(cache, op->codec);
 	if (--cluster->users)
 		return;
 	if (cluster->forgotten) {

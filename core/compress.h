@@ -18,10 +18,12 @@
 
 struct image;
 struct inflated;
+struct codec;
 
 struct inflate_cache {
 	struct inflated *newest, *oldest;
 	unsigned nb, nb_max;
+	struct codec *codecs; /* decoders that no job uses now */
 };
 
 /* nb_max clusters are kept when nobody uses them. Nothing is allocated. */
@@ -41,7 +43,8 @@ void compress_decode_descriptor(unsigned cluster_bits, uint64_t descriptor, uint
 struct inflate_op {
 	struct image *image;
 	struct inflated *cluster;
-	bool mine; /* this request reads and inflates it; otherwise another one does */
+	struct codec *codec; /* for the job */
+	bool mine;           /* this request reads and inflates it; otherwise another one does */
 	struct file_io io;
 	struct iovec iov;
 	uint32_t in_skip, in_bytes; /* the compressed bytes within the buffer */
