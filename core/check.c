@@ -6,12 +6,13 @@
  * durable before the next begins, and leaves an image that is no worse than before
  * whenever the power goes:
  *
- *   1. entries that are wrong beyond doubt are mended, broken bitmaps given up
- *   2. refcounts are raised to the references, or the structures rebuilt     (I1)
- *   3. COPIED flags are set where exactly one reference is left              (I7)
- *   4. refcounts are lowered to the references                              (I4)
- *   5. an incomplete snapshot table is replaced                          (I1, I2)
- *   6. the dirty and corrupt bits are cleared when nothing is left to say   (I11)
+ *   1. guest data that lies in metadata is copied away               (I1, I3)
+ *   2. entries wrong beyond doubt are mended, broken bitmaps given up
+ *   3. refcounts are raised to the references, or their structures rebuilt (I1)
+ *   4. COPIED flags are set where exactly one reference is left          (I7)
+ *   5. refcounts are lowered to the references                         (I4)
+ *   6. an incomplete snapshot table is replaced                       (I1, I2)
+ *   7. the dirty and corrupt bits are cleared when nothing is left      (I11)
  *
  * What has been repaired is not computed but seen: a second pass looks at everything
  * again, and the difference is what was fixed.
@@ -194,7 +195,7 @@ static int system_error(struct error **reterr, int err)
 	return err ? error_set(reterr, ERROR_SYSTEM, -err, "repair") : 0;
 }
 
-/* Step 1. Mending an entry may change what is referred to, hence the passes. */
+/* Step 2. Mending an entry may change what is referred to, hence the passes. */
 static int coroutine_fn repair_entries(struct check *check, struct error **reterr)
 {
 	bool wrote;
@@ -235,7 +236,7 @@ static int coroutine_fn rebuild(struct check *check, struct error **reterr)
 	return err ? err : look_again(check, reterr);
 }
 
-/* Steps 2 to 4. */
+/* Steps 3 to 5. */
 static int coroutine_fn repair_refcounts(struct check *check, bool raise, bool copied,
 					 struct error **reterr)
 {
@@ -264,26 +265,65 @@ static int coroutine_fn repair_refcounts(struct check *check, bool raise, bool c
 	return system_error(reterr, err);
 }
 
-/* Step 5. The table gets its refcounts from a rebuild; then the old one is a leak. */
+/* A rebuild that gives refcounts to a region which nothing refers to yet. */
+static int coroutine_fn rebuild_with(struct check *check, uint64_t off, uint64_t len_bytes,
+				     struct error **reterr)
+{
+	int err;
+
+	check->extra_off = off;
+	check->extra_bytes = len_bytes;
+	err = rebuild(check, reterr);
+	check->extra_off = check->extra_bytes = 0;
+	return err;
+}
+
+/* Before something is placed behind everything: what already refers there, is there. */
+static int coroutine_fn prepare_place(struct check *check, struct error **reterr)
+{
+	int err = system_error(reterr, check_cover_dangling(check));
+
+	return err ? err : look_again(check, reterr);
+}
+
+/* Step 1: before any table is changed that a guest can read. */
+static int coroutine_fn repair_overlaps(struct check *check, struct error **reterr)
+{
+	struct check_moves moves;
+	int err = system_error(reterr, check_moves_gather(check, &moves));
+
+	if (err || !moves.nb)
+		goto out;
+	err = prepare_place(check, reterr);
+	if (err)
+		goto out;
+	err = system_error(reterr, check_moves_copy(check, &moves));
+	if (err)
+		goto out;
+	err = rebuild_with(check, moves.list[0].entry & L2_OFFSET_MASK,
+			   (uint64_t)moves.nb << check->header.cluster_bits, reterr);
+	if (err)
+		goto out;
+	err = system_error(reterr, check_moves_switch(check, &moves));
+	if (!err)
+		err = look_again(check, reterr);
+out:
+	check_moves_finish(&moves);
+	return err;
+}
+
+/* Step 6. The table gets its refcounts from a rebuild; then the old one is a leak. */
 static int coroutine_fn repair_snapshots(struct check *check, struct error **reterr)
 {
-	uint64_t table_off;
-	int err = look_again(check, reterr);
+	uint64_t table_off, len_bytes;
+	int err = prepare_place(check, reterr);
 
 	if (err)
 		return err;
-	err = system_error(reterr, check_cover_dangling(check));
-	if (!err)
-		err = look_again(check, reterr);
+	err = system_error(reterr, check_snapshots_write(check, &table_off, &len_bytes));
 	if (err)
 		return err;
-	err = system_error(reterr,
-			   check_snapshots_write(check, &check->extra_off, &check->extra_bytes));
-	if (err)
-		return err;
-	table_off = check->extra_off;
-	err = rebuild(check, reterr);
-	check->extra_off = check->extra_bytes = 0;
+	err = rebuild_with(check, table_off, len_bytes, reterr);
 	if (err)
 		return err;
 	err = system_error(reterr, check_snapshots_switch(check, table_off));
@@ -298,7 +338,7 @@ static bool needs_repair(const struct check_report *report)
 	       report->corrupt;
 }
 
-/* Steps 1 to 5, once. */
+/* Steps 1 to 6, once. */
 static int coroutine_fn repair_round(struct check *check, const struct check_report *found,
 				     struct error **reterr)
 {
@@ -308,6 +348,8 @@ static int coroutine_fn repair_round(struct check *check, const struct check_rep
 	int err = 0;
 
 	if (all)
+		err = repair_overlaps(check, reterr);
+	if (!err && all)
 		err = repair_entries(check, reterr);
 	if (!err)
 		err = repair_refcounts(check, all, copied, reterr);
@@ -342,7 +384,7 @@ static int coroutine_fn repair(struct check *check, const struct check_report *f
 	return check_pass(check, report, reterr);
 }
 
-/* Step 6, with the report of the last pass. */
+/* Step 7, with the report of the last pass. */
 static int coroutine_fn mark_clean(struct check *check, struct check_report *report,
 				   struct error **reterr)
 {

@@ -10,6 +10,7 @@
  *   check_refcount.c  the refcounts that the image claims, and the comparison
  *   check_repair.c    repairs in place
  *   check_rebuild.c   new refcount structures beside the damaged ones
+ *   check_move.c      guest data away from metadata
  *   check_snapshot.c  a new snapshot table beside the incomplete one
  *   check.c           the passes and their order
  *
@@ -231,6 +232,9 @@ int coroutine_fn check_compare(struct check *check);
 
 /* ---- check_repair.c ---- each returns 0 or -errno; *ret_wrote is set when something changed ----
  */
+
+/* Whether the table that has nb_refs references has the cluster at host_off for itself. */
+bool check_table_is_alone(const struct check *check, uint64_t host_off, uint32_t nb_refs);
 /* Notes what to mend. When there is too much to note, the next pass finds the rest. */
 int check_mend_add(struct check *check, const struct check_mend *mend);
 int coroutine_fn check_repair_entries(struct check *check, bool *ret_wrote);
@@ -259,6 +263,24 @@ int check_place(const struct check *check, uint64_t nb_clusters, uint64_t *ret_f
  * show in their place. Makes the file long enough to hold them as what they are: holes.
  */
 int coroutine_fn check_cover_dangling(struct check *check);
+
+/* ---- check_move.c ---- */
+
+/* L2 entries that refer to metadata, and what they become. */
+struct check_move {
+	uint64_t entry_off, entry;
+};
+struct check_moves {
+	struct check_move *list;
+	size_t nb, cap;
+};
+/* Finds them, after a pass. */
+int coroutine_fn check_moves_gather(struct check *check, struct check_moves *moves);
+/* Copies their clusters to a region at check_place(). */
+int coroutine_fn check_moves_copy(struct check *check, struct check_moves *moves);
+/* Lets the entries point there. Durable on return. */
+int coroutine_fn check_moves_switch(struct check *check, const struct check_moves *moves);
+void check_moves_finish(struct check_moves *moves);
 
 /* ---- check_snapshot.c ---- */
 

@@ -34,8 +34,7 @@ int check_mend_add(struct check *check, const struct check_mend *mend)
 	return 0;
 }
 
-/* Whether the table that has nb_refs references has the cluster at host_off for itself. */
-static bool table_is_alone(const struct check *check, uint64_t host_off, uint32_t nb_refs)
+bool check_table_is_alone(const struct check *check, uint64_t host_off, uint32_t nb_refs)
 {
 	uint64_t cluster = host_off >> check->header.cluster_bits;
 
@@ -49,7 +48,7 @@ int coroutine_fn check_repair_entries(struct check *check, bool *ret_wrote)
 		be64 raw;
 		int err;
 
-		if (!table_is_alone(check, mend->host_off, mend->nb_refs))
+		if (!check_table_is_alone(check, mend->host_off, mend->nb_refs))
 			continue;
 		be64_put(&raw, mend->value);
 		err = check_write(check, mend->host_off, &raw, sizeof(raw), mend->tag);
@@ -121,7 +120,7 @@ static int coroutine_fn copied_l1(struct check *check, uint8_t *buf, bool *ret_w
 		const uint8_t *table;
 		int err;
 
-		if (!table_is_alone(check, edit.host_off, 1))
+		if (!check_table_is_alone(check, edit.host_off, 1))
 			continue;
 		err = check_source_get(check, &check->source, edit.host_off, chunk, chunk,
 				       IO_TAG_L1, &table);
@@ -151,7 +150,7 @@ static int coroutine_fn copied_l2(struct check *check, const struct check_l2 *l2
 	int err;
 
 	if (!l2->nb_active || !check_is_aligned(check, l2->host_off) ||
-	    !table_is_alone(check, l2->host_off, l2->nb_refs))
+	    !check_table_is_alone(check, l2->host_off, l2->nb_refs))
 		return 0;
 	err = check_source_get(check, &check->source, l2->host_off, header->cluster_size,
 			       header->cluster_size, IO_TAG_L2, &table);

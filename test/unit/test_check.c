@@ -417,7 +417,16 @@ static void incomplete_snapshot(void **state)
 	}
 }
 
-/* Metadata used as data is a corruption even where the refcount agrees. */
+/* Lets guest cluster 30 be a cluster of metadata, with a refcount that agrees. */
+static void img_overlap(struct img *img, unsigned target)
+{
+	img_put(img, l2_off(img, 30), at(img, target));
+	img_refcount(img, target, 2);
+	if (target == AT_L2)
+		img_put(img, at(img, AT_L1), at(img, AT_L2));
+}
+
+/* Metadata used as data is a corruption even so; the guest keeps what it reads there. */
 static void overlap_that_refcounts_hide(void **state)
 {
 	static const unsigned targets[] = {AT_REFTABLE, AT_L1, AT_L2};
@@ -425,15 +434,22 @@ static void overlap_that_refcounts_hide(void **state)
 	for (unsigned i = 0; i < 3; i++) {
 		struct img img = img_make(9, 4);
 		struct job job;
+		uint64_t moved;
 
-		img_put(&img, l2_off(&img, 30), at(&img, targets[i]));
-		img_refcount(&img, targets[i], 2);
-		if (targets[i] == AT_L2)
-			img_put(&img, at(&img, AT_L1), at(&img, AT_L2));
+		img_overlap(&img, targets[i]);
 		job_start(&job, &img);
 		job_check(&job, CHECK_ONLY);
 		assert_counts(&job, 0, 1);
 		assert_int_equal(job.report.overlaps, 1);
+		job_check(&job, CHECK_REPAIR_ALL);
+		assert_counts(&job, 0, 0);
+		assert_true(guest_is_intact(job_bytes(&job), &img));
+		moved = be64_get(job_bytes(&job)->data + l2_off(&img, 30)) & L2_OFFSET_MASK;
+		assert_int_not_equal(moved, at(&img, targets[i]));
+		assert_memory_equal(job_bytes(&job)->data + moved, img.data + at(&img, targets[i]),
+				    512);
+		job_check(&job, CHECK_REPAIR_ALL);
+		assert_int_equal(job.stats.nb_writes, 0);
 		job_end(&job);
 		free(img.data);
 	}
@@ -635,12 +651,15 @@ static struct img damaged(unsigned kind)
 		img_put(&img, at(&img, AT_L1), at(&img, AT_L2) | 1ull << 57);
 		img_put(&img, l2_off(&img, 30), 1ull << 58);
 		break;
+	case 4: /* data in the L1 table */
+		img_overlap(&img, AT_L1);
+		break;
 	default: /* a snapshot table to be replaced */
 		img_add_snapshot(&img, 0);
 	}
 	return img;
 }
-#define NB_DAMAGED 5u
+#define NB_DAMAGED 6u
 
 struct cut {
 	struct job job;
