@@ -339,3 +339,14 @@ int coroutine_fn flush_set_size(struct writer *writer, uint64_t size_bytes)
 	ret = header_set_size(image->file, &image->header, size_bytes);
 	return end_switch(writer, ret);
 }
+
+int coroutine_fn flush_switch_header(struct writer *writer, const struct header_change *change)
+{
+	struct image *image = writer->image;
+	int ret = begin_switch(writer, true);
+
+	if (ret)
+		return ret;
+	ret = header_switch(image->file, &image->header, change);
+	return end_switch(writer, ret);
+}

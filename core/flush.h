@@ -22,5 +22,7 @@ int coroutine_fn flush_switch_reftable(struct writer *writer, uint64_t table_off
 				       uint64_t nb_clusters);
 int coroutine_fn flush_switch_l1(struct writer *writer, uint64_t l1_off, uint32_t l1_size);
 int coroutine_fn flush_set_size(struct writer *writer, uint64_t size_bytes);
+/* Several fields at once. The caller holds resize_lock for writing. */
+int coroutine_fn flush_switch_header(struct writer *writer, const struct header_change *change);
 
 #endif

@@ -420,3 +420,43 @@ int coroutine_fn header_set_features(struct file *file, struct header *header,
 	}
 	return ret;
 }
+
+struct header_change header_change_none(const struct header *header)
+{
+	return (struct header_change){
+		.size = header->size,
+		.l1_table_offset = header->l1_table_offset,
+		.l1_size = header->l1_size,
+		.nb_snapshots = header->nb_snapshots,
+		.snapshots_offset = header->snapshots_offset,
+		.incompatible_features = header->incompatible_features,
+	};
+}
+
+int coroutine_fn header_switch(struct file *file, struct header *header,
+			       const struct header_change *change)
+{
+	uint8_t next[HEADER_SECTOR_BYTES];
+	struct qcow2_header *raw = (struct qcow2_header *)next;
+	int ret;
+
+	memcpy(next, header->sector, sizeof(next));
+	be64_put(&raw->size, change->size);
+	be64_put(&raw->l1_table_offset, change->l1_table_offset);
+	be32_put(&raw->l1_size, change->l1_size);
+	be32_put(&raw->nb_snapshots, change->nb_snapshots);
+	be64_put(&raw->snapshots_offset, change->snapshots_offset);
+	if (header->version >= 3)
+		be64_put(&raw->incompatible_features, change->incompatible_features);
+	ret = write_sector(file, header, next);
+	if (ret)
+		return ret;
+	header->size = change->size;
+	header->l1_table_offset = change->l1_table_offset;
+	header->l1_size = change->l1_size;
+	header->nb_snapshots = change->nb_snapshots;
+	header->snapshots_offset = change->snapshots_offset;
+	if (header->version >= 3)
+		header->incompatible_features = change->incompatible_features;
+	return 0;
+}

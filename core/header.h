@@ -61,6 +61,19 @@ int coroutine_fn header_switch_reftable(struct file *file, struct header *header
 					uint64_t refcount_table_offset,
 					uint32_t refcount_table_clusters);
 int coroutine_fn header_set_size(struct file *file, struct header *header, uint64_t size_bytes);
+/* Several fields that change together. */
+struct header_change {
+	uint64_t size;
+	uint64_t l1_table_offset;
+	uint32_t l1_size;
+	uint32_t nb_snapshots;
+	uint64_t snapshots_offset;
+	uint64_t incompatible_features; /* ignored in version 2 */
+};
+/* What changes nothing: to be filled in. */
+struct header_change header_change_none(const struct header *header);
+int coroutine_fn header_switch(struct file *file, struct header *header,
+			       const struct header_change *change);
 int coroutine_fn header_set_features(struct file *file, struct header *header,
 				     uint64_t incompatible, uint64_t autoclear);
 
