@@ -88,7 +88,7 @@ struct options {
 
 	/* life */
 	unsigned idle_timeout_s; /* 0: never */
-	bool allow_other, allow_root;
+	bool allow_other, allow_root, default_permissions;
 
 	/* speed */
 	unsigned nb_threads; /* 0: the default */

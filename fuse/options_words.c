@@ -298,6 +298,13 @@ static int word_allow_root(struct parser *parser, const char *value)
 	return 0;
 }
 
+/* Always asked for, except where somebody else mounts: see session.c. */
+static int word_default_permissions(struct parser *parser, const char *value)
+{
+	parser->options->default_permissions = true;
+	return 0;
+}
+
 static int word_sync(struct parser *parser, const char *value)
 {
 	parser->options->sync = true;
@@ -389,7 +396,7 @@ static const struct word word_table[] = {
 	{"nodev", WORD_IGNORE},
 	{"suid", WORD_IGNORE},
 	{"nosuid", WORD_IGNORE},
-	{"default_permissions", WORD_IGNORE},
+	{"default_permissions", WORD_OWN, word_default_permissions},
 	{"defaults", WORD_IGNORE},
 	{"auto", WORD_IGNORE},
 	{"noauto", WORD_IGNORE},

@@ -71,8 +71,15 @@ static enum exit_status check_mountpoint(struct session *session)
 	struct statfs fs;
 	struct stat st;
 
-	if (is_passed_descriptor(path))
-		return EXIT_OK;
+	if (is_passed_descriptor(path)) {
+		/* Who mounted decided about permissions; without their check all may do all. */
+		if (session->options->default_permissions ||
+		    (!session->options->allow_other && !session->options->allow_root))
+			return EXIT_OK;
+		log_error("%s: allow_other and drop_privileges need default_permissions, too",
+			  path);
+		return EXIT_MOUNT;
+	}
 	/* Attributes of a stale mount may be cached; statfs always asks. */
 	if (stat(path, &st) < 0 || (statfs(path, &fs) < 0 && errno == ENOTCONN)) {
 		if (errno == ENOTCONN)
