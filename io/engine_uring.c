@@ -13,10 +13,14 @@
  *     was forked, the ring is idle and is made anew, and the files registered again.
  *  U3 While the engine sleeps, a poll on the eventfd of `mail` is armed.
  *
+ * Commands of files (engine_uring.h) have a FIFO and a share of the completion queue of
+ * their own, and are told from requests by the lowest bit of what comes back.
+ *
  * Without a ring (it could not be made again in a sandbox, say) requests are made as
  * plain system calls: slow, but nothing is lost.
  */
-#include "io/engine.h"
+#include "io/engine_uring.h"
+
 #include "io/engine_call.h"
 #include "io/engine_mail.h"
 #include "io/file.h"
@@ -31,6 +35,7 @@
 #include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define NB_SQ_ENTRIES 256
@@ -38,10 +43,15 @@
 #define NB_FILES 256   /* registered; further files are used by their descriptors */
 #define NB_CQ_SPARE 32 /* completions of the eventfd's poll */
 
+#define SQE128_BYTES 128
+#define CMD_MARK 1u /* in the user data of a completion: it is a command's */
+
 /* Not in every liburing this builds with; it is passed through to the kernel. */
 #ifndef IORING_SETUP_TASKRUN_FLAG
 #define IORING_SETUP_TASKRUN_FLAG (1U << 9)
 #endif
+
+static const struct engine_ops uring_ops;
 
 struct request_list {
 	struct io_req *head, *tail;
@@ -63,6 +73,9 @@ struct engine_uring {
 	unsigned nb_inflight, max_inflight; /* U1 */
 	struct request_list queue;          /* submitted by the reactor, not yet in the ring */
 	struct file *files[NB_FILES];
+
+	struct uring_cmd *cmds_head, *cmds_tail; /* not yet in the ring */
+	unsigned max_cmds;                       /* 0: the ring takes none */
 };
 
 /* ---- the ring ---- */
@@ -80,15 +93,15 @@ static const unsigned setup_flags[] = {
 	0,
 };
 
-static int setup_ring(struct io_uring *ring)
+static int setup_ring(struct io_uring *ring, unsigned max_cmds)
 {
 	int ret = -EINVAL;
 
 	for (size_t i = 0; ret == -EINVAL && i < sizeof(setup_flags) / sizeof(setup_flags[0]);
 	     i++) {
 		struct io_uring_params params = {
-			.flags = setup_flags[i],
-			.cq_entries = NB_CQ_ENTRIES,
+			.flags = setup_flags[i] | (max_cmds ? IORING_SETUP_SQE128 : 0),
+			.cq_entries = NB_CQ_ENTRIES + max_cmds,
 		};
 
 		ret = io_uring_queue_init_params(NB_SQ_ENTRIES, ring, &params);
@@ -151,7 +164,7 @@ static bool owns_ring(const struct engine_uring *uring)
 
 static int open_ring(struct engine_uring *uring)
 {
-	int ret = setup_ring(&uring->ring);
+	int ret = setup_ring(&uring->ring, uring->max_cmds);
 
 	if (ret < 0)
 		return ret;
@@ -161,7 +174,7 @@ static int open_ring(struct engine_uring *uring)
 		return ret;
 	}
 	uring->have_ring = true;
-	uring->max_inflight = *uring->ring.cq.kring_entries - NB_CQ_SPARE;
+	uring->max_inflight = *uring->ring.cq.kring_entries - NB_CQ_SPARE - uring->max_cmds;
 	uring->files_registered = io_uring_register_files_sparse(&uring->ring, NB_FILES) == 0;
 	for (int i = 0; i < NB_FILES; i++)
 		if (uring->files[i])
@@ -170,12 +183,12 @@ static int open_ring(struct engine_uring *uring)
 }
 
 /* U2: the calling thread runs the reactor from now on. */
-static void take_over(struct engine_uring *uring)
+static int take_over(struct engine_uring *uring)
 {
 	close_ring(uring);
 	uring->owner_tid = thread_id();
 	uring->owner_generation = io_fork_generation();
-	(void)open_ring(uring);
+	return open_ring(uring);
 }
 
 /* ---- files ---- */
@@ -330,6 +343,77 @@ static void prepare(struct engine_uring *uring, struct io_uring_sqe *sqe, struct
 	io_uring_sqe_set_data(sqe, req);
 }
 
+/* ---- commands ---- */
+
+static void prepare_cmd(struct io_uring_sqe *sqe, const struct uring_cmd *cmd)
+{
+	assert(cmd->args_bytes <= URING_CMD_ARGS_MAX);
+	memset(sqe, 0, SQE128_BYTES);
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = cmd->fd;
+	sqe->cmd_op = cmd->op;
+	sqe->addr = (uintptr_t)cmd->iov;
+	sqe->len = cmd->nb_iov;
+	memcpy(sqe->cmd, cmd->args, cmd->args_bytes);
+	if (cmd->in_worker)
+		sqe->flags |= IOSQE_ASYNC;
+	sqe->user_data = (uintptr_t)cmd | CMD_MARK;
+}
+
+void engine_uring_submit_cmd(struct engine *engine, struct uring_cmd *cmd)
+{
+	struct engine_uring *uring = (struct engine_uring *)engine;
+
+	cmd->next = NULL;
+	if (uring->cmds_tail)
+		uring->cmds_tail->next = cmd;
+	else
+		uring->cmds_head = cmd;
+	uring->cmds_tail = cmd;
+}
+
+static void fill_ring_with_cmds(struct engine_uring *uring)
+{
+	while (uring->cmds_head) {
+		struct uring_cmd *cmd = uring->cmds_head;
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+
+		if (!sqe)
+			return;
+		uring->cmds_head = cmd->next;
+		if (!uring->cmds_head)
+			uring->cmds_tail = NULL;
+		prepare_cmd(sqe, cmd);
+	}
+}
+
+int engine_uring_reserve_cmds(struct engine *engine, unsigned nb_cmds)
+{
+	struct engine_uring *uring = (struct engine_uring *)engine;
+	int ret;
+
+	if (engine->ops != &uring_ops)
+		return -EOPNOTSUPP;
+	uring->max_cmds = nb_cmds;
+	ret = take_over(uring);
+	if (ret < 0)
+		uring->max_cmds = 0;
+	return ret;
+}
+
+bool engine_uring_takes_cmds(struct engine *engine)
+{
+	struct engine_uring *uring = (struct engine_uring *)engine;
+
+	if (engine->ops != &uring_ops || !uring->max_cmds)
+		return false;
+	if (!owns_ring(uring))
+		take_over(uring);
+	return uring->have_ring;
+}
+
+/* ---- a loop round ---- */
+
 /* U3. The eventfd's completions carry no request. */
 static void arm_poll(struct engine_uring *uring)
 {
@@ -349,6 +433,7 @@ static void arm_poll(struct engine_uring *uring)
 static void fill_ring(struct engine_uring *uring)
 {
 	arm_poll(uring);
+	fill_ring_with_cmds(uring);
 	while (uring->queue.head && uring->nb_inflight < uring->max_inflight) {
 		struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
 
@@ -377,24 +462,36 @@ static void tell_valgrind(const struct io_req *req)
 			VALGRIND_MAKE_MEM_DEFINED(req->iov[i].iov_base, req->iov[i].iov_len);
 }
 
+static void complete(struct engine_uring *uring, uint64_t data, int result)
+{
+	if (data & CMD_MARK) {
+		struct uring_cmd *cmd = (struct uring_cmd *)(uintptr_t)(data ^ CMD_MARK);
+
+		cmd->done(cmd, result);
+	} else if (data) {
+		struct io_req *req = (struct io_req *)(uintptr_t)data;
+
+		uring->nb_inflight--;
+		tell_valgrind(req);
+		io_complete(req, result);
+	}
+}
+
 /* Returns the number of completions taken, the eventfd's included. */
 static unsigned reap(struct engine_uring *uring)
 {
 	struct io_uring_cqe *cqe;
 	unsigned nb_reaped = 0;
 
-	while (io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
-		struct io_req *req = io_uring_cqe_get_data(cqe);
+	/* Only what is there: with work pending, a look into an empty queue is a system call. */
+	while (io_uring_cq_ready(&uring->ring) && io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
+		uint64_t data = cqe->user_data;
 		int result = cqe->res;
 
-		if (!req)
+		if (!data)
 			poll_fired(uring, cqe);
 		io_uring_cqe_seen(&uring->ring, cqe);
-		if (req) {
-			uring->nb_inflight--;
-			tell_valgrind(req);
-			io_complete(req, result);
-		}
+		complete(uring, data, result);
 		nb_reaped++;
 	}
 	return nb_reaped;
@@ -428,7 +525,8 @@ static void run_ring(struct engine_uring *uring, uint64_t timeout_ns)
 
 	do {
 		fill_ring(uring);
-		more = uring->queue.head && uring->nb_inflight < uring->max_inflight;
+		more = uring->cmds_head ||
+		       (uring->queue.head && uring->nb_inflight < uring->max_inflight);
 		if (timeout_ns && reap(uring))
 			timeout_ns = 0;
 		enter(uring, more ? 0 : timeout_ns);
