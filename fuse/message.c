@@ -10,8 +10,8 @@
 #include <string.h>
 
 /* What the kernel says about times and owners that SETATTR shall change. */
-#define SETATTR_VALID                                                                              \
-	(FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME |             \
+#define SETATTR_VALID                                                                  \
+	(FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME | \
 	 FATTR_ATIME_NOW | FATTR_MTIME_NOW | FATTR_CTIME)
 
 /* The payload's name; too_long: what to answer when it cannot be one of ours. */
@@ -158,10 +158,10 @@ struct operation {
 	int (*parse)(const struct message *message, struct request *request); /* NULL: all done */
 };
 
-#define OPERATION(name, head, function)                                                            \
-	[FUSE_##name] = {.known = true, .op = REQUEST_##name, .head_bytes = (head),                \
-			 .parse = (function)}
-#define ANSWERED(name, bytes)                                                                      \
+#define OPERATION(name, head, function) \
+	[FUSE_##name] = {               \
+		.known = true, .op = REQUEST_##name, .head_bytes = (head), .parse = (function)}
+#define ANSWERED(name, bytes) \
 	[FUSE_##name] = {.known = true, .answered = true, .zero_bytes = (bytes)}
 
 static const struct operation operations[] = {
@@ -190,9 +190,12 @@ static const struct operation operations[] = {
 
 int message_parse(const struct message *message, struct request *request, size_t *ret_zero_bytes)
 {
-	const struct operation *operation = &operations[message->opcode];
+	const struct operation *operation;
 
-	if (message->opcode >= sizeof(operations) / sizeof(operations[0]) || !operation->known)
+	if (message->opcode >= sizeof(operations) / sizeof(operations[0]))
+		return -ENOSYS;
+	operation = &operations[message->opcode];
+	if (!operation->known)
 		return -ENOSYS;
 	if (operation->answered) {
 		*ret_zero_bytes = operation->zero_bytes;
@@ -202,6 +205,5 @@ int message_parse(const struct message *message, struct request *request, size_t
 		return -EINVAL;
 	request->op = operation->op;
 	request->ino = message->node_id;
-	request->pid = message->pid;
 	return operation->parse ? operation->parse(message, request) : 0;
 }

@@ -12,7 +12,6 @@
 struct message {
 	uint32_t opcode;
 	uint64_t node_id;
-	uint32_t pid;
 	const void *head; /* the operation's structure */
 	size_t head_bytes;
 	const void *payload; /* a name, or a WRITE's data */

@@ -47,16 +47,31 @@ struct request *request_get(struct ops *ops)
 	return request;
 }
 
-static void request_put(struct request *request)
+void request_drop(struct request *request)
 {
 	struct ops *ops = request->ops;
 
-	buf_put(request->buf, request->buf_bytes);
 	pthread_mutex_lock(&ops->pool_mutex);
 	request->next = ops->free_requests;
 	ops->free_requests = request;
 	pthread_mutex_unlock(&ops->pool_mutex);
+}
+
+static void request_put(struct request *request)
+{
+	struct ops *ops = request->ops;
+
+	if (request->buf != request->area)
+		buf_put(request->buf, request->buf_bytes);
+	request_drop(request);
 	atomic_fetch_sub(&ops->nb_active, 1);
+}
+
+int request_alloc(struct request *request, size_t len_bytes)
+{
+	request->buf = len_bytes <= request->area_bytes ? request->area : buf_get(len_bytes);
+	request->buf_bytes = len_bytes;
+	return request->buf ? 0 : -ENOMEM;
 }
 
 static enum stats_class class_of(enum request_op op)
@@ -108,8 +123,13 @@ void request_reply_buf(struct request *request, const void *buf, size_t len_byte
 
 void request_run(struct request *request, void (*fn)(void *arg))
 {
+	struct reactor *reactor = request->ops->params.reactor;
+
 	request->task = (struct task){.fn = fn, .arg = request};
-	reactor_post(request->ops->params.reactor, &request->task);
+	if (reactor_is_current(reactor))
+		reactor_spawn(reactor, &request->task);
+	else
+		reactor_post(reactor, &request->task);
 }
 
 /* ---- attributes ---- */
@@ -254,11 +274,10 @@ static void handle_readdir(struct request *request)
 		request_reply_error(request, -ENOTDIR);
 		return;
 	}
-	request->buf_bytes =
-		request->len_bytes < BUF_MAX_BYTES ? request->len_bytes : BUF_MAX_BYTES;
-	request->buf = request->buf_bytes ? buf_get(request->buf_bytes) : NULL;
-	if (!request->buf) {
-		request_reply_error(request, -ENOMEM);
+	if (request->len_bytes == 0 ||
+	    request_alloc(request, request->len_bytes < BUF_MAX_BYTES ? request->len_bytes
+								      : BUF_MAX_BYTES) < 0) {
+		request_reply_error(request, request->len_bytes ? -ENOMEM : -EINVAL);
 		return;
 	}
 	while ((node = entry_at(request, &position, &name))) {
@@ -432,7 +451,7 @@ static void handle_read(struct request *request)
 }
 
 struct handler {
-	void (*fn)(struct request *request); /* on the receiving thread, or else: */
+	void (*fn)(struct request *request); /* where it was dispatched, or else: */
 	void (*run)(void *arg);              /* on the reactor, a coroutine_fn */
 	bool writes;                         /* to request->node */
 	bool any_node;                       /* directories too */

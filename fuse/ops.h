@@ -2,7 +2,7 @@
 /*
  * ops: what the server does with requests, however they arrive.
  *
- * Threads: ops_dispatch() is called by receiving threads. What needs the tree
+ * Threads: ops_dispatch() is called by receiving threads, or by the reactor. What needs the tree
  * alone (names, attributes, opens) is answered there; everything that touches an
  * image runs as a coroutine on the reactor, and large replies are copied out
  * by a worker. A direct write whose range somebody may have in the page cache passes
@@ -39,7 +39,9 @@ void ops_destroy(struct ops *ops);
 
 /* A request with nothing but `ops` set; NULL: out of memory. [any thread] */
 struct request *request_get(struct ops *ops);
-/* Takes the request over. [receiving threads] */
+/* Gives back one that was not dispatched. [any thread] */
+void request_drop(struct request *request);
+/* Takes the request over. [receiving threads, or the reactor outside of coroutines] */
 void ops_dispatch(struct request *request);
 
 /* How long no request came while no file was open; 0 while one is. [any thread] */

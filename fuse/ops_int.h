@@ -15,8 +15,6 @@
 #define FH_WRITABLE 1u
 #define FH_DIRECT 2u
 
-/* One reply's data above this size is copied out by a worker, not by the reactor. */
-#define REPLY_INLINE_BYTES (64u << 10)
 /*
  * Memory for reads under way: of all files, and of one. Others wait, except that every
  * file may have one read whatever the others hold: a stalled disk stops nobody else.
@@ -67,6 +65,9 @@ static inline void request_reply_error(struct request *request, int error)
 	request_reply(request, error, NULL, 0);
 }
 void request_reply_buf(struct request *request, const void *buf, size_t len_bytes);
+
+/* Makes request->buf hold len_bytes for the answer. 0 or -ENOMEM. */
+int request_alloc(struct request *request, size_t len_bytes);
 
 /* Hands the request to a coroutine of the reactor. */
 void request_run(struct request *request, void (*fn)(void *arg));

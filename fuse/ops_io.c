@@ -114,10 +114,8 @@ static int coroutine_fn begin_read(struct request *request, size_t len_bytes)
 
 	while (!may_read(ops, node, len_bytes))
 		co_queue_wait(&ops->read_waiters);
-	request->buf = buf_get(len_bytes);
-	if (!request->buf)
+	if (request_alloc(request, len_bytes) < 0)
 		return -ENOMEM;
-	request->buf_bytes = len_bytes;
 	ops->read_bytes += len_bytes;
 	node->read_bytes += len_bytes;
 	return 0;
@@ -128,7 +126,8 @@ static void end_read(struct ops *ops, struct node *node, size_t len_bytes)
 {
 	ops->read_bytes -= len_bytes;
 	node->read_bytes -= len_bytes;
-	co_queue_wake_all(&ops->read_waiters);
+	if (!co_queue_empty(&ops->read_waiters))
+		co_queue_wake_all(&ops->read_waiters);
 }
 
 static void coroutine_fn read_and_reply(struct request *request, size_t len_bytes)
@@ -143,7 +142,7 @@ static void coroutine_fn read_and_reply(struct request *request, size_t len_byte
 		fail(request, "read error", request->offset, res);
 	else if (!build_reply(&reply, request->ops, &pieces))
 		request_reply_error(request, -EIO);
-	else if (len_bytes > REPLY_INLINE_BYTES)
+	else if (len_bytes > request->transport->reply_inline_bytes)
 		worker_run(send_read_reply, &reply);
 	else
 		send_read_reply(&reply);
@@ -156,6 +155,7 @@ void coroutine_fn ops_run_read(void *arg)
 	struct node *node = request->node;
 	uint64_t size_bytes = node->size_bytes;
 	size_t len_bytes = request->len_bytes;
+	bool in_area;
 	int res;
 
 	if (request->offset >= size_bytes) {
@@ -164,13 +164,16 @@ void coroutine_fn ops_run_read(void *arg)
 	}
 	if (len_bytes > size_bytes - request->offset)
 		len_bytes = size_bytes - request->offset;
-	res = begin_read(request, len_bytes);
+	/* The memory of the transport is bounded as it is. */
+	in_area = len_bytes <= request->area_bytes;
+	res = in_area ? request_alloc(request, len_bytes) : begin_read(request, len_bytes);
 	if (res < 0) {
 		request_reply_error(request, res);
 		return;
 	}
 	read_and_reply(request, len_bytes);
-	end_read(ops, node, len_bytes);
+	if (!in_area)
+		end_read(ops, node, len_bytes);
 }
 
 /* ---- write ---- */
@@ -439,9 +442,9 @@ void coroutine_fn ops_run_copy(void *arg)
 		len_bytes = from->size_bytes - request->offset;
 	if (len_bytes > COPY_BYTES_MAX)
 		len_bytes = COPY_BYTES_MAX;
-	request->buf_bytes = COPY_CHUNK_BYTES;
-	request->buf = buf_get(request->buf_bytes);
-	res = request->buf ? make_room(request, to, request->offset_out, len_bytes) : -ENOMEM;
+	res = request_alloc(request, COPY_CHUNK_BYTES);
+	if (res == 0)
+		res = make_room(request, to, request->offset_out, len_bytes);
 	if (res > 0) {
 		res = copy_range(request, to, request->buf, (uint64_t)res);
 		node_touch(to);

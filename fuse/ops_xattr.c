@@ -149,7 +149,8 @@ static void print_stats(const struct request *request, FILE *out)
 	const struct image *image = node_image(node) ? node_image(node) : node->base;
 	const struct reactor *reactor = request->ops->params.reactor;
 
-	fprintf(out, "{\"engine\": \"%s\", ", reactor_engine(reactor)->ops->name);
+	fprintf(out, "{\"engine\": \"%s\", \"transport\": \"%s\", ",
+		reactor_engine(reactor)->ops->name, request->transport->name);
 	print_image_stats(image, out);
 	print_files(image, out);
 	fputs(", \"requests\": ", out);

@@ -53,6 +53,12 @@ enum cache_mode {
 	CACHE_WRITEBACK, /* dirty pages may stay in the kernel */
 };
 
+enum transport_wish {
+	WISH_AUTO,
+	WISH_DEV,
+	WISH_URING, /* or not at all */
+};
+
 #define OPTIONS_THREADS_MAX 64u
 #define OPTIONS_IMAGES_MAX 256u
 
@@ -95,6 +101,7 @@ struct options {
 	uint64_t l2_cache_bytes;
 	enum cache_mode cache;
 	char *engine; /* "auto", "uring", "threads" */
+	enum transport_wish transport;
 
 	/* for the kernel and libfuse: comma-separated, escaped, may be NULL */
 	char *kernel_words;

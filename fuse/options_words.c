@@ -206,6 +206,21 @@ static int word_io(struct parser *parser, const char *value)
 	return set_string(&parser->options->engine, value);
 }
 
+static int word_transport(struct parser *parser, const char *value)
+{
+	struct options *options = parser->options;
+
+	if (!strcmp(value, "auto"))
+		options->transport = WISH_AUTO;
+	else if (!strcmp(value, "dev"))
+		options->transport = WISH_DEV;
+	else if (!strcmp(value, "uring"))
+		options->transport = WISH_URING;
+	else
+		return complain(parser, "-o transport=%s: give auto, dev or uring", value);
+	return 0;
+}
+
 static int word_name(struct parser *parser, const char *value)
 {
 	if (!*value || strchr(value, '/') || !strcmp(value, ".") || !strcmp(value, ".."))
@@ -372,6 +387,7 @@ static const struct word word_table[] = {
 	{"l2_cache=", WORD_OWN, word_l2_cache},
 	{"cache=", WORD_OWN, word_cache},
 	{"io=", WORD_OWN, word_io},
+	{"transport=", WORD_OWN, word_transport},
 
 	{"allow_other", WORD_KERNEL, word_allow_other},
 	{"allow_root", WORD_KERNEL, word_allow_root},

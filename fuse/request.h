@@ -47,6 +47,8 @@ enum request_op {
 
 /* What carries requests and answers. */
 struct transport {
+	const char *name;
+	size_t reply_inline_bytes; /* longer answers are sent from a worker, to copy there */
 	/*
 	 * Sends the answer: error is 0 or -errno (then there is no payload). nb_iov is at
 	 * most REQUEST_IOV_MAX. Returns 0, or -errno when the kernel did not take it.
@@ -73,6 +75,8 @@ struct request {
 	struct transport *transport;
 	void *token;         /* what the transport answers to */
 	void *payload_owner; /* the buffer that `payload` lies in, given back with the request */
+	void *area;          /* of the transport, page-aligned: an answer built there from its */
+	size_t area_bytes;   /* beginning on is not copied again. NULL: none */
 
 	/* what the kernel asked */
 	enum request_op op;
@@ -90,7 +94,7 @@ struct request {
 	uint64_t ino_out, offset_out;    /* COPY_FILE_RANGE: the destination */
 
 	uint64_t start_ns; /* when it arrived */
-	void *buf;         /* the answer's data (READ), from buf_get() */
+	void *buf;         /* the answer's data (READ): the area, or from buf_get() */
 	size_t buf_bytes;
 };
 

@@ -9,6 +9,7 @@
 #include "fuse/log.h"
 #include "fuse/ops.h"
 #include "fuse/transport_dev.h"
+#include "fuse/transport_uring.h"
 #include "fuse/tree.h"
 #include "fuse/unmount.h"
 #include "fuse/view.h"
@@ -51,6 +52,8 @@ struct session {
 	struct tree tree;
 	struct ops *ops;
 	struct transport_dev *transport;
+	struct transport_uring *ring; /* NULL: the device alone */
+	const char *ring_note;        /* why not, or NULL */
 	char *mountpoint; /* absolute; NULL: somebody else mounted and passed a descriptor */
 	bool single_file; /* the mount point is a regular file */
 	int signal_fd, ended_fd;
@@ -108,11 +111,28 @@ static enum exit_status check_mountpoint(struct session *session)
 
 /* ---- reactor and images ---- */
 
+/* Prepares the engine for FUSE over io_uring where that is wanted, or says why not. */
+static enum exit_status choose_transport(struct session *session, struct engine *engine)
+{
+	enum transport_wish wish = session->options->transport;
+
+	if (wish == WISH_DEV)
+		return EXIT_OK;
+	session->ring_note = transport_uring_obstacle();
+	if (!session->ring_note && transport_uring_prepare(engine) < 0)
+		session->ring_note = "it needs -o io=uring, and memory for the ring";
+	if (!session->ring_note || wish == WISH_AUTO)
+		return EXIT_OK;
+	log_error("-o transport=uring: %s", session->ring_note);
+	return EXIT_MOUNT;
+}
+
 static enum exit_status start_reactor(struct session *session)
 {
 	const struct options *options = session->options;
 	long nb_cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	struct reactor_params params = {0};
+	enum exit_status status;
 	int res;
 
 	/*
@@ -126,6 +146,11 @@ static enum exit_status start_reactor(struct session *session)
 	if (res < 0) {
 		log_error("-o io=%s: %s", options->engine, strerror(-res));
 		return EXIT_SYSTEM;
+	}
+	status = choose_transport(session, params.engine);
+	if (status != EXIT_OK) {
+		params.engine->ops->destroy(params.engine);
+		return status;
 	}
 	params.nb_workers = nb_cpus > (long)WORKERS_MAX ? WORKERS_MAX : nb_cpus > 1 ? nb_cpus : 1;
 	res = reactor_create(&params, &session->reactor);
@@ -271,6 +296,19 @@ static char *mount_words(const struct session *session)
 	return words;
 }
 
+static int create_ring(struct session *session)
+{
+	const struct transport_uring_params params = {
+		.ops = session->ops,
+		.reactor = session->reactor,
+		.debug = session->options->debug,
+	};
+
+	if (session->options->transport == WISH_DEV || session->ring_note)
+		return 0;
+	return transport_uring_create(&params, &session->ring);
+}
+
 static enum exit_status create_server(struct session *session)
 {
 	const struct options *options = session->options;
@@ -292,8 +330,11 @@ static enum exit_status create_server(struct session *session)
 	char *words = mount_words(session);
 	int res = words ? ops_create(&ops_params, &session->ops) : -ENOMEM;
 
+	if (res == 0)
+		res = create_ring(session);
 	if (res == 0) {
 		params.ops = session->ops;
+		params.ring = session->ring;
 		params.mount_words = words;
 		res = transport_dev_create(&params, &session->transport);
 	}
@@ -395,6 +436,12 @@ static void describe(const struct session *session)
 	printf("I/O engine: %s%s%s\n", reactor_engine(session->reactor)->ops->name,
 	       session->engine_note ? ", because " : "",
 	       session->engine_note ? session->engine_note : "");
+	if (session->ring && transport_uring_is_active(session->ring))
+		printf("requests come through io_uring\n");
+	else
+		printf("requests come through the FUSE device%s%s\n",
+		       session->ring_note ? "; " : "",
+		       session->ring_note ? session->ring_note : "");
 	if (geteuid() != 0 && !options->allow_other && !options->allow_root)
 		printf("root cannot read this mount (for sudo mount -o loop, say); "
 		       "-o allow_root lets it\n");
@@ -433,6 +480,7 @@ static void end(struct session *session)
 {
 	finish_images(session);
 	transport_dev_destroy(session->transport);
+	transport_uring_destroy(session->ring);
 	ops_destroy(session->ops);
 	layout_finish(&session->tree);
 	reactor_destroy(session->reactor);

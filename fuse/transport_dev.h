@@ -14,9 +14,11 @@
 
 struct ops;
 struct transport_dev;
+struct transport_uring;
 
 struct transport_dev_params {
 	struct ops *ops;
+	struct transport_uring *ring; /* to be offered to the kernel; NULL: none */
 	const char *mount_words; /* the -o list for libfuse and the kernel */
 	unsigned max_read_bytes; /* as in mount_words, 0: not given */
 	unsigned nb_threads;

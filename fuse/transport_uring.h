@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * transport_uring: requests that arrive through FUSE over io_uring, on the reactor's own
+ * ring: no thread of ours stands between the kernel and the coroutine that serves a
+ * request, and answers go out with the loop round's one system call.
+ *
+ * It lives beside a transport_dev, which mounts, negotiates, and keeps what the kernel
+ * sends through the device in any case (INIT, FORGET, INTERRUPT, notifications).
+ */
+#ifndef QCOW2FS_FUSE_TRANSPORT_URING_H
+#define QCOW2FS_FUSE_TRANSPORT_URING_H
+
+#include "fuse/request.h"
+
+struct engine;
+struct transport_uring;
+
+struct transport_uring_params {
+	struct ops *ops;
+	struct reactor *reactor;
+	bool debug; /* print every request */
+};
+
+/*
+ * Why the kernel offers no FUSE over io_uring, as a text that says what to do, or NULL when
+ * it does. Static.
+ */
+const char *transport_uring_obstacle(void);
+
+/* Makes room in the engine, before its reactor runs. 0 or -errno. */
+int transport_uring_prepare(struct engine *engine);
+
+/* The reactor runs on a prepared engine. Returns 0 or -errno (-ENXIO: it got no ring). */
+int transport_uring_create(const struct transport_uring_params *params,
+			   struct transport_uring **ret_ring);
+
+/* The longest payload: what a request may read or write at most, and INIT must say. */
+unsigned transport_uring_payload_bytes(const struct transport_uring *ring);
+
+/*
+ * The kernel has just accepted the ring in INIT on the descriptor `fd`; `device` takes
+ * its notifications. Everybody waits until the ring is complete. If it cannot be, the kernel
+ * goes on with the device. [any thread]
+ */
+void transport_uring_start(struct transport_uring *ring, int fd, struct transport *device);
+
+/* Do requests come through the ring? [any thread] */
+bool transport_uring_is_active(const struct transport_uring *ring);
+
+/* After the unmount: waits for what the kernel holds, frees. NULL is allowed. [not the reactor] */
+void transport_uring_destroy(struct transport_uring *ring);
+
+#endif
