@@ -7,6 +7,7 @@
  */
 #include "io/engine.h"
 #include "io/file.h"
+#include "io/sanitizer.h"
 
 #include "test/unit/spy_engine.h"
 
@@ -30,15 +31,18 @@ static struct reactor *reactor;
 static struct file *file;
 static char path[512];
 
-static uint8_t pattern(uint64_t off)
-{
-	return (uint8_t)(off * 11 + (off >> 9) * 3 + (off >> 17));
-}
+static uint8_t contents[FILE_BYTES]; /* of every file when a test begins */
 
 static void fill(uint8_t *buf, uint64_t off, size_t len)
 {
-	for (size_t i = 0; i < len; i++)
-		buf[i] = pattern(off + i);
+	memcpy(buf, contents + off, len);
+}
+
+static int make_contents(void **state)
+{
+	for (uint64_t off = 0; off < FILE_BYTES; off++)
+		contents[off] = (uint8_t)(off * 11 + (off >> 9) * 3 + (off >> 17));
+	return 0;
 }
 
 static uint8_t *get_memory(size_t len)
@@ -50,24 +54,23 @@ static uint8_t *get_memory(size_t len)
 	return memory;
 }
 
-/* A file of FILE_BYTES with the pattern in it. */
 static void make_file(const char *folder)
 {
-	uint8_t *buf = get_memory(FILE_BYTES);
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/test_engine.%d", folder, (int)getpid());
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-	fill(buf, 0, FILE_BYTES);
-	if (fd < 0 || write(fd, buf, FILE_BYTES) != FILE_BYTES || fsync(fd) || close(fd))
+	if (fd < 0 || write(fd, contents, FILE_BYTES) != FILE_BYTES || fsync(fd) || close(fd))
 		abort();
-	free(buf);
 }
 
 static bool make_reactor(const char *engine_name, unsigned nb_workers)
 {
 	struct reactor_params params;
 
+	/* Valgrind 3.19 keeps all threads waiting while one is in io_uring_enter(). */
+	if (RUNNING_ON_VALGRIND && !strcmp(engine_name, "uring"))
+		return false;
 	spy = spy_engine_create(engine_name);
 	if (!spy)
 		return false;
@@ -598,5 +601,5 @@ int main(void)
 		cmocka_unit_test(test_many_files),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, make_contents, NULL);
 }
