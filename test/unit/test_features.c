@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * test_features: rule I11 on the simulated disk: what must be durable in the header or a
+ * bitmap directory before the first write of anything else: autoclear bits, the in_use
+ * flags of bitmaps, the corrupt bit. And nothing of that happens without a write.
+ */
+#include "test/sim/choose.h"
+#include "test/sim/explore.h"
+#include "test/sim/verdict.h"
+
+#include "core/format.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define CLUSTER 4096u
+#define UNKNOWN_AUTOCLEAR (1ull << 40)
+
+struct bench {
+	struct sim sim;
+	struct cell_image image;
+	struct explorer explorer;
+	struct run run;
+};
+
+static void bench_open(struct bench *bench)
+{
+	const struct cell *cell = cell_find("c4k-r16-v3");
+	const char *build = getenv("QF_BUILD");
+	char folder[512];
+
+	assert_non_null(cell);
+	snprintf(folder, sizeof(folder), "%s/sim-images", build ? build : "build");
+	cell_set_folder(folder);
+	memset(bench, 0, sizeof(*bench));
+	assert_int_equal(cell_load(cell, &bench->image), 0);
+	sim_create(&bench->sim);
+	explorer_init(&bench->explorer, &bench->sim, &bench->image);
+	verdict_clear();
+	verdict_set_context("features");
+	choose_seed(1);
+	explore_prepare(&bench->explorer, &bench->run);
+	bench->run.may_fail = true;
+}
+
+static void bench_close(struct bench *bench)
+{
+	explorer_finish(&bench->explorer);
+	sim_destroy(&bench->sim);
+	cell_unload(&bench->image);
+}
+
+static uint8_t *live(struct bench *bench)
+{
+	return bench->sim.disk->files[0].bytes.data;
+}
+
+static void run_ops(struct bench *bench, const struct guest_op *ops, unsigned nb_ops)
+{
+	memcpy(bench->run.ops, ops, nb_ops * sizeof(*ops));
+	bench->run.nb_ops = nb_ops;
+	run_execute(&bench->run);
+}
+
+/* The number of the first record of `tag` and kind in the log, or -1. */
+static int first_record(const struct bench *bench, enum io_tag tag)
+{
+	const struct sim_disk *disk = bench->sim.disk;
+
+	for (unsigned i = 0; i < disk->nb_log; i++)
+		if (disk->log[i].op == IO_WRITE && disk->log[i].tag == tag)
+			return (int)i;
+	return -1;
+}
+
+static unsigned count_writes(const struct bench *bench)
+{
+	const struct sim_disk *disk = bench->sim.disk;
+	unsigned nb = 0;
+
+	for (unsigned i = 0; i < disk->nb_log; i++)
+		nb += disk->log[i].op == IO_WRITE;
+	return nb;
+}
+
+/* Is record `first` durable before any write of other kinds was issued? */
+static void assert_precedes_all(const struct bench *bench, int first)
+{
+	const struct sim_disk *disk = bench->sim.disk;
+	enum io_tag tag;
+
+	assert_true(first >= 0);
+	tag = disk->log[first].tag;
+	for (unsigned i = 0; i < disk->nb_log; i++)
+		if (disk->log[i].op == IO_WRITE && disk->log[i].tag != tag)
+			assert_true(disk->log[first].t_covered < disk->log[i].t_issue);
+}
+
+static const struct guest_op write_ops[] = {
+	{GUEST_WRITE, 5 * CLUSTER, CLUSTER}, {GUEST_WRITE, 0, 512}, {GUEST_FLUSH, 0, 0}};
+static const struct guest_op read_ops[] = {
+	{GUEST_READ, 0, CLUSTER}, {GUEST_FLUSH, 0, 0}, {GUEST_REOPEN, 0, 0}};
+
+static void set_autoclear(struct bench *bench, uint64_t bits)
+{
+	uint8_t *field = live(bench) + offsetof(struct qcow2_header, autoclear_features);
+
+	be64_put(field, be64_get(field) | bits);
+}
+
+static uint64_t autoclear(struct bench *bench)
+{
+	return be64_get(live(bench) + offsetof(struct qcow2_header, autoclear_features));
+}
+
+static void test_unknown_autoclear_bits_go_before_the_first_write(void **state)
+{
+	struct bench bench;
+
+	bench_open(&bench);
+	set_autoclear(&bench, UNKNOWN_AUTOCLEAR);
+	run_ops(&bench, write_ops, 3);
+	assert_int_equal(bench.run.nb_failed, 0);
+	assert_int_equal(autoclear(&bench), 0);
+	assert_precedes_all(&bench, first_record(&bench, IO_TAG_HEADER));
+	bench_close(&bench);
+}
+
+static void test_unknown_autoclear_bits_stay_without_a_write(void **state)
+{
+	struct bench bench;
+
+	bench_open(&bench);
+	set_autoclear(&bench, UNKNOWN_AUTOCLEAR);
+	run_ops(&bench, read_ops, 3);
+	assert_int_equal(autoclear(&bench), UNKNOWN_AUTOCLEAR);
+	assert_int_equal(bench.sim.disk->nb_log, 0);
+	bench_close(&bench);
+}
+
+/* ---- bitmaps ---- */
+
+/* Appends a cluster with refcount 1; returns its offset. */
+static uint64_t append_cluster(struct bench *bench)
+{
+	struct sim_bytes *bytes = &bench->sim.disk->files[0].bytes;
+	uint64_t off = (bytes->size + CLUSTER - 1) / CLUSTER * CLUSTER;
+	uint64_t refblock;
+
+	sim_bytes_resize(bytes, off + CLUSTER);
+	refblock = be64_get(bytes->data + be64_get(bytes->data + offsetof(struct qcow2_header,
+									  refcount_table_offset)));
+	be16_put(bytes->data + refblock + off / CLUSTER * 2, 1);
+	return off;
+}
+
+/* Gives the image one valid bitmap of zeros; returns its directory's offset. */
+static uint64_t add_bitmap(struct bench *bench)
+{
+	uint64_t directory = append_cluster(bench), table = append_cluster(bench);
+	uint8_t *data = live(bench);
+	uint8_t *ext = data + be32_get(data + offsetof(struct qcow2_header, header_length));
+	struct qcow2_bitmap_dir_entry *entry = (void *)(data + directory);
+
+	memset(ext, 0, 64);
+	be32_put(ext, EXT_BITMAPS);
+	be32_put(ext + 4, sizeof(struct qcow2_bitmap_ext));
+	be32_put(ext + 8, 1);
+	be64_put(ext + 16, sizeof(*entry) + 8);
+	be64_put(ext + 24, directory);
+	be64_put(&entry->bitmap_table_offset, table);
+	be32_put(&entry->bitmap_table_size, 1);
+	entry->type = BITMAP_TYPE_DIRTY;
+	entry->granularity_bits = 16;
+	be16_put(&entry->name_size, 4);
+	memcpy(entry + 1, "name", 4);
+	set_autoclear(bench, AUTOCLEAR_BITMAPS);
+	return directory;
+}
+
+static uint32_t bitmap_flags(struct bench *bench, uint64_t directory)
+{
+	return be32_get(live(bench) + directory + offsetof(struct qcow2_bitmap_dir_entry, flags));
+}
+
+static void test_bitmaps_are_marked_before_the_first_write(void **state)
+{
+	struct bench bench;
+	uint64_t directory;
+
+	bench_open(&bench);
+	directory = add_bitmap(&bench);
+	run_ops(&bench, write_ops, 3);
+	assert_int_equal(bench.run.nb_failed, 0);
+	assert_int_equal(bitmap_flags(&bench, directory), BITMAP_FLAG_IN_USE);
+	assert_int_equal(autoclear(&bench), AUTOCLEAR_BITMAPS);
+	assert_precedes_all(&bench, first_record(&bench, IO_TAG_BITMAP));
+	bench_close(&bench);
+}
+
+static void test_bitmaps_stay_valid_without_a_write(void **state)
+{
+	struct bench bench;
+	uint64_t directory;
+
+	bench_open(&bench);
+	directory = add_bitmap(&bench);
+	run_ops(&bench, read_ops, 3);
+	assert_int_equal(bitmap_flags(&bench, directory), 0);
+	assert_int_equal(bench.sim.disk->nb_log, 0);
+	bench_close(&bench);
+}
+
+/* ---- the corrupt bit ---- */
+
+/* Makes guest cluster 0 point to the L1 table. */
+static void point_data_to_l1(struct bench *bench)
+{
+	uint8_t *data = live(bench);
+	uint64_t l1 = be64_get(data + offsetof(struct qcow2_header, l1_table_offset));
+	uint64_t l2 = be64_get(data + l1) & L1_OFFSET_MASK;
+
+	be64_put(data + l2, l1 | ENTRY_COPIED);
+}
+
+static void test_data_over_a_table_sets_the_corrupt_bit(void **state)
+{
+	const struct guest_op ops[] = {
+		{GUEST_WRITE, 0, 512}, {GUEST_WRITE, 5 * CLUSTER, 512}, {GUEST_FLUSH, 0, 0}};
+	struct bench bench;
+	uint8_t before[CLUSTER];
+	uint64_t l1;
+
+	bench_open(&bench);
+	bench.run.no_final_read = true;
+	point_data_to_l1(&bench);
+	l1 = be64_get(live(&bench) + offsetof(struct qcow2_header, l1_table_offset));
+	memcpy(before, live(&bench) + l1, CLUSTER);
+	run_ops(&bench, ops, 3);
+	assert_int_equal(bench.run.results[0], -EIO);
+	assert_int_equal(bench.run.results[1], -EIO);
+	assert_memory_equal(live(&bench) + l1, before, CLUSTER);
+	assert_int_equal(
+		be64_get(live(&bench) + offsetof(struct qcow2_header, incompatible_features)),
+		INCOMPAT_CORRUPT);
+	assert_int_equal(count_writes(&bench), 1);
+	bench_close(&bench);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_unknown_autoclear_bits_go_before_the_first_write),
+		cmocka_unit_test(test_unknown_autoclear_bits_stay_without_a_write),
+		cmocka_unit_test(test_bitmaps_are_marked_before_the_first_write),
+		cmocka_unit_test(test_bitmaps_stay_valid_without_a_write),
+		cmocka_unit_test(test_data_over_a_table_sets_the_corrupt_bit),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
