@@ -21,6 +21,8 @@
 
 #include "fuse/log.h"
 #include "fuse/ops.h"
+#include "fuse/transport_uring.h"
+#include "fuse/uring_abi.h"
 #include "io/buf.h"
 
 #include <assert.h>
@@ -44,6 +46,8 @@
 #define MESSAGE_BYTES_MAX (RECEIVE_BYTES - PAGE_BYTES + WRITE_HEADER_BYTES)
 /* Payloads up to this size are copied out of the receive buffer. */
 #define COPY_BYTES_MAX (32u << 10)
+/* One reply's data above this size is copied out by a worker, not by the reactor. */
+#define REPLY_INLINE_BYTES (64u << 10)
 /* Receive buffers besides one for each thread. */
 #define NB_SPARE_BUFFERS 32u
 
@@ -63,7 +67,7 @@ struct transport_dev {
 	bool mounted;
 	/* of INIT, which is answered before any other request is sent */
 	_Atomic uint64_t init_unique;
-	uint32_t init_offered;
+	uint64_t init_offered;
 
 	pthread_t threads[OPTIONS_THREADS_MAX];
 	unsigned nb_threads;
@@ -201,7 +205,8 @@ static void dev_init(void *userdata, struct fuse_conn_info *conn)
 				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS);
 	if (dev->params.writeback_cache)
 		conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
-	conn->max_write = MAX_WRITE_BYTES;
+	conn->max_write = dev->params.ring ? transport_uring_payload_bytes(dev->params.ring)
+					   : MAX_WRITE_BYTES;
 	conn->max_read = dev->params.max_read_bytes;
 	conn->max_background = MAX_BACKGROUND;
 	conn->congestion_threshold = MAX_BACKGROUND;
@@ -450,25 +455,39 @@ static ssize_t device_read(int fd, void *buf, size_t len_bytes, void *userdata)
 }
 
 /*
- * Adds to libfuse's answer to INIT what it cannot express: HANDLE_KILLPRIV_V2, without which
- * the kernel asks for the attribute security.capability before every buffered write. No
- * file here ever has set-id bits or capabilities to be dropped.
+ * Adds to libfuse's answer to INIT what it cannot express. HANDLE_KILLPRIV_V2, without which
+ * the kernel asks for the attribute security.capability before every buffered write: no
+ * file here ever has set-id bits or capabilities to be dropped. And the ring.
  */
+static ssize_t answer_init(struct transport_dev *dev, int fd, struct iovec *iov, int nb_iov)
+{
+	const struct fuse_out_header *header = iov[0].iov_base;
+	struct fuse_init_out *out = iov[1].iov_base;
+	bool with_ring = dev->params.ring && (dev->init_offered & FUSE_OVER_IO_URING);
+	ssize_t res;
+
+	if (header->error || nb_iov != 2 || iov[1].iov_len < sizeof(*out))
+		return writev(fd, iov, nb_iov);
+	out->flags |= dev->init_offered & FUSE_HANDLE_KILLPRIV_V2;
+	if (with_ring) {
+		out->flags |= FUSE_INIT_EXT;
+		out->flags2 |= FUSE_OVER_IO_URING >> 32;
+	}
+	res = writev(fd, iov, nb_iov);
+	if (with_ring && res >= 0)
+		transport_uring_start(dev->params.ring, fd, &dev->transport);
+	return res;
+}
+
 static ssize_t device_writev(int fd, struct iovec *iov, int nb_iov, void *userdata)
 {
 	struct transport_dev *dev = userdata;
 	const struct fuse_out_header *header = iov[0].iov_base;
 
-	if (dev->init_unique && header->unique == dev->init_unique) {
-		dev->init_unique = 0;
-		if (!header->error && nb_iov == 2 &&
-		    iov[1].iov_len >= sizeof(struct fuse_init_out)) {
-			struct fuse_init_out *out = iov[1].iov_base;
-
-			out->flags |= dev->init_offered & FUSE_HANDLE_KILLPRIV_V2;
-		}
-	}
-	return writev(fd, iov, nb_iov);
+	if (!dev->init_unique || header->unique != dev->init_unique)
+		return writev(fd, iov, nb_iov);
+	dev->init_unique = 0;
+	return answer_init(dev, fd, iov, nb_iov);
 }
 
 static void note_init(struct transport_dev *dev, const void *message)
@@ -479,6 +498,8 @@ static void note_init(struct transport_dev *dev, const void *message)
 	if (header->opcode != FUSE_INIT)
 		return;
 	dev->init_offered = in->flags;
+	if (in->flags & FUSE_INIT_EXT)
+		dev->init_offered |= (uint64_t)in->flags2 << 32;
 	dev->init_unique = header->unique;
 }
 
@@ -546,7 +567,9 @@ static void receive_one(struct transport_dev *dev, bool *quick, int *ret_result)
 	if (*ret_result <= 0)
 		return;
 	note_init(dev, message.mem);
-	fuse_session_process_buf(dev->session, &message);
+	/* Nothing can be interrupted, and the ring's requests are unknown to libfuse. */
+	if (((const struct fuse_in_header *)message.mem)->opcode != FUSE_INTERRUPT)
+		fuse_session_process_buf(dev->session, &message);
 }
 
 static void *receive(void *arg)
@@ -634,8 +657,12 @@ int transport_dev_create(const struct transport_dev_params *params,
 
 	if (!dev)
 		return -ENOMEM;
-	dev->transport.reply = dev_reply;
-	dev->transport.invalidate = dev_invalidate;
+	dev->transport = (struct transport){
+		.name = "dev",
+		.reply_inline_bytes = REPLY_INLINE_BYTES,
+		.reply = dev_reply,
+		.invalidate = dev_invalidate,
+	};
 	dev->params = *params;
 	pthread_mutex_init(&dev->turn_mutex, NULL);
 	pthread_cond_init(&dev->invited, NULL);
