@@ -536,7 +536,6 @@ int ops_create(const struct ops_params *params, struct ops **ret_ops)
 	ops->params = *params;
 	ops->last_request_ns = stats_now_ns();
 	pthread_mutex_init(&ops->pool_mutex, NULL);
-	writeback_init(&ops->writeback, ops);
 	/* Reading untouched anonymous memory maps the one zero page of the kernel. */
 	zeros = mmap(NULL, ZERO_AREA_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (zeros == MAP_FAILED) {
@@ -562,7 +561,7 @@ static void coroutine_fn drain(void *arg)
 {
 	struct ops *ops = arg;
 
-	while (!writeback_stop(&ops->writeback) || ops->nb_active > 0)
+	while (ops->nb_active > 0)
 		co_sleep(1000000);
 }
 

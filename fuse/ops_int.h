@@ -24,14 +24,6 @@
 /* Length of the area of zeros that answers point to. */
 #define ZERO_AREA_BYTES (1u << 20)
 
-/* Stores dirty metadata some time after the first write; see ops_writeback.c. */
-struct writeback {
-	struct ops *ops;
-	struct timer timer;
-	struct task task;
-	bool running;
-};
-
 /* Direct writes that wait for the page cache to be emptied; see ops_invalidate.c. */
 struct invalidator {
 	pthread_t thread;
@@ -50,7 +42,6 @@ struct ops {
 	_Atomic unsigned nb_opens;
 	_Atomic uint64_t last_request_ns;
 	const char *zeros; /* ZERO_AREA_BYTES, never written */
-	struct writeback writeback;
 	struct invalidator invalidator;
 	struct log_limit error_limit;
 	/* the reactor's: */
@@ -96,12 +87,6 @@ void coroutine_fn ops_run_truncate(void *arg);
 void coroutine_fn ops_run_copy(void *arg);
 void coroutine_fn ops_run_open_view(void *arg);
 void coroutine_fn ops_run_release_view(void *arg);
-
-/* A write, zero or discard of this node has completed. [reactor] */
-void writeback_note(struct ops *ops, struct node *node);
-void writeback_init(struct writeback *writeback, struct ops *ops);
-/* Disarms; false while a write-back runs. [reactor] */
-bool writeback_stop(struct writeback *writeback);
 
 int invalidator_start(struct invalidator *invalidator);
 void invalidator_stop(struct invalidator *invalidator);

@@ -224,7 +224,6 @@ void coroutine_fn ops_run_write(void *arg)
 	res = image_write(node->image, request->offset, request->payload, (size_t)fits);
 	if (res == 0) {
 		node_touch(node);
-		writeback_note(ops, node);
 		/* On direct handles the kernel sends no FSYNC for O_DSYNC. */
 		if (direct && (ops->params.sync || (request->flags & (O_DSYNC | O_SYNC))))
 			res = image_flush(node->image);
@@ -344,7 +343,6 @@ void coroutine_fn ops_run_fallocate(void *arg)
 	if (fits > 0) {
 		res = change_space(node->image, action, request->offset, (uint64_t)fits);
 		node_touch(node);
-		writeback_note(request->ops, node);
 	}
 	if (res < 0)
 		fail(request, "cannot change the allocation", request->offset, res);
@@ -370,7 +368,6 @@ void coroutine_fn ops_run_truncate(void *arg)
 		res = image_resize(node->image, wanted);
 		node->size_bytes = image_info(node->image)->virtual_size;
 		node_touch(node);
-		writeback_note(request->ops, node);
 	}
 	co_mutex_unlock(&node->size_mutex);
 	if (res == 0)
@@ -448,7 +445,6 @@ void coroutine_fn ops_run_copy(void *arg)
 	if (res > 0) {
 		res = copy_range(request, to, request->buf, (uint64_t)res);
 		node_touch(to);
-		writeback_note(ops, to);
 	}
 	if (res < 0)
 		request_reply_error(request, (int)res);

@@ -13,6 +13,7 @@
 #include "fuse/tree.h"
 #include "fuse/unmount.h"
 #include "fuse/view.h"
+#include "io/buf.h"
 #include "io/engine.h"
 
 #include <errno.h>
@@ -484,6 +485,7 @@ static void end(struct session *session)
 	ops_destroy(session->ops);
 	layout_finish(&session->tree);
 	reactor_destroy(session->reactor);
+	buf_trim();
 	free(session->images);
 	free(session->mountpoint);
 	free(session->backing_file);

@@ -50,7 +50,6 @@ struct node {
 	_Atomic uint64_t write_open_ns;   /* when it was last opened for writing */
 	_Atomic(struct stats *) stats;    /* NULL until the first open */
 	/* the reactor's: */
-	bool dirty;                 /* written since the last write-back */
 	struct co_mutex size_mutex; /* held while the size changes */
 	size_t read_bytes;          /* held by reads under way */
 };
