@@ -34,6 +34,8 @@ SRC = os.environ.get("QF_SRC") or os.path.dirname(os.path.dirname(os.path.dirnam
 BUILD = os.environ.get("QF_BUILD") or os.path.join(SRC, "build")
 TMP = os.environ.get("QF_TMP") or os.path.join(BUILD, "tmp", f"by-hand.{os.getpid()}")
 SAN = os.environ.get("QF_SAN", "")
+# What -o transport= says in every mount that says nothing else.
+TRANSPORT = os.environ.get("QF_TRANSPORT", "")
 QCOW2FS = os.path.join(BUILD, "qcow2fs")
 # Everything takes longer under a sanitizer; nothing may take for ever.
 SLOWER = {"": 1, "address": 4, "thread": 10}[SAN]
@@ -124,12 +126,15 @@ def run(*command, status=0, timeout=60, **kwargs):
     return done
 
 
+# QEMU takes the name of an external data file from the working directory, not from the image's
+# folder; so its tools run there.
+
 def qemu_io(image, *commands, options=()):
     """Runs qemu-io commands on a qcow2 image, in one process, without syncs."""
     words = ["qemu-io", "-t", "unsafe", "-f", "qcow2", *options]
     for command in commands:
         words += ["-c", command]
-    done = run(*words, image)
+    done = run(*words, image, cwd=os.path.dirname(image))
     # Some qemu-io commands report failure in words alone.
     for word in ("failed", "error", "Invalid", "invalid", "not a"):
         assert word not in done.stdout + done.stderr, done.stdout + done.stderr
@@ -137,12 +142,19 @@ def qemu_io(image, *commands, options=()):
 
 def qemu_map(image, *options):
     """`qemu-img map` as a list of dictionaries."""
-    return json.loads(run("qemu-img", "map", "--output=json", *options, image).stdout)
+    return json.loads(run("qemu-img", "map", "--output=json", *options, image,
+                          cwd=os.path.dirname(image)).stdout)
 
 
 def qemu_check(image):
     """The image has neither an error nor a leak."""
-    run("qemu-img", "check", "-q", image)
+    run("qemu-img", "check", "-q", image, cwd=os.path.dirname(image))
+
+
+def qemu_compare(flat, image):
+    """The image shows what the raw file `flat` holds."""
+    run("qemu-img", "compare", "-q", "-f", "raw", flat, "-F", "qcow2", image,
+        cwd=os.path.dirname(image))
 
 
 def mount_points():
@@ -173,6 +185,8 @@ class Mount:
         self.pidfile = mountpoint + ".pid"
         self.mounted = False
         command = [*wrapper, QCOW2FS, "--pidfile=" + self.pidfile, "--log-file=" + self.log_path]
+        if TRANSPORT and not any(o.startswith("transport=") or o == "io=threads" for o in options):
+            options = [*options, f"transport={TRANSPORT}"]
         if options:
             command += ["-o", ",".join(options)]
         done = run(*command, *args, *images, mountpoint)
