@@ -27,6 +27,7 @@ CO        := $(if $(filter default,$(origin CO)),,$(CO))
 ZSTD      ?= yes
 B         ?= build$(if $(SAN),/$(SAN))$(if $(CO),/$(CO))$(if $(filter no,$(ZSTD)),/nozstd)
 V         ?=
+MAKEFLAGS += --no-print-directory
 Q         := $(if $(V),,@)
 say        = $(if $(V),@:,@printf '  %-5s %s\n' '$(1)' '$(patsubst $(B)/%,%,$@)')
 comma     := ,
