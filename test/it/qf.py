@@ -180,6 +180,7 @@ class Mount:
 
     def __init__(self, box, images, mountpoint, options, args, wrapper):
         self.box = box
+        self.images = images
         self.point = mountpoint
         self.log_path = mountpoint + ".log"
         self.pidfile = mountpoint + ".pid"
@@ -234,6 +235,10 @@ class Mount:
         wait_until(lambda: not os.path.exists(f"/proc/{self.pid}") or is_zombie(self.pid), 10,
                    "the killed server to end")
         self.abandon()
+        # The kernel gives the files of a dead process's ring back a little later, and only
+        # then the locks.
+        wait_until(lambda: all(run("qemu-img", "info", i, status=None).returncode == 0
+                               for i in self.images), 20, "the killed server's locks")
 
     def abandon(self):
         """Whatever the state, no mount and no server remain."""
