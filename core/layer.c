@@ -57,7 +57,8 @@ int layer_create_raw(struct file *file, struct image **ret_layer, struct error *
 		return error_set(reterr, ERROR_SYSTEM, ENOMEM, "out of memory");
 	}
 	image->raw = true;
-	image->virtual_size = file->size_bytes;
+	/* Disks consist of sectors; behind the end of the file there are zeros. */
+	image->virtual_size = round_up(file->size_bytes, 512);
 	fill_info(image);
 	*ret_layer = image;
 	return 0;

@@ -56,34 +56,7 @@ static int coroutine_fn read_bitmaps(struct file *file, struct layer_facts *fact
 	return ret;
 }
 
-/* Adds what the external data file takes of the host. */
-static int coroutine_fn add_data_file(struct tool *tool, struct file *file,
-				      struct layer_facts *facts, struct error **reterr)
-{
-	struct opener *opener = &tool->opener.opener;
-	enum file_lock lock = tool->how.force_share ? FILE_LOCK_SHARED : FILE_LOCK_READ;
-	const char *name = facts->header.data_name;
-	struct file *data_file;
-	int ret;
-
-	if (!(facts->header.incompatible_features & INCOMPAT_DATA_FILE))
-		return 0;
-	if (tool->how.data_file)
-		ret = opener->open(opener, OPENER_IMAGE, NULL, tool->how.data_file, false, lock,
-				   &data_file, reterr);
-	else if (name)
-		ret = opener->open(opener, OPENER_DATA, file, name, false, lock, &data_file,
-				   reterr);
-	else
-		return 0;
-	if (ret)
-		return ret;
-	facts->actual_bytes += file_host_sectors(data_file) * 512;
-	file_close(data_file);
-	return 0;
-}
-
-static int coroutine_fn read_facts(struct tool *tool, struct file *file, bool raw,
+static int coroutine_fn read_facts(struct file *file, bool raw,
 				   struct layer_facts *facts, struct error **reterr)
 {
 	int ret;
@@ -101,8 +74,6 @@ static int coroutine_fn read_facts(struct tool *tool, struct file *file, bool ra
 		return ret;
 	facts->virtual_size = facts->header.size;
 	ret = snapshot_list_read(file, &facts->header, &facts->snapshots, reterr);
-	if (!ret)
-		ret = add_data_file(tool, file, facts, reterr);
 	if (ret)
 		return ret;
 	ret = read_bitmaps(file, facts);
@@ -331,7 +302,7 @@ static int coroutine_fn show_chain(struct info_run *run, struct file *file, bool
 		struct layer_facts facts = {0};
 		struct file *next = NULL;
 
-		ret = read_facts(run->tool, files[nb - 1], raw, &facts, &error);
+		ret = read_facts(files[nb - 1], raw, &facts, &error);
 		if (!ret)
 			print_layer(run, &facts, nb - 1);
 		if (!ret && chain)

@@ -79,8 +79,9 @@ static struct entry make_entry(const struct map_extent *extent)
 	return (struct entry){
 		.start = extent->guest_off,
 		.len_bytes = extent->len_bytes,
-		.depth = extent->depth,
-		.present = extent->kind != MAP_HOLE || extent->beyond_end,
+		/* Behind the end of its backing file a layer answers for itself. */
+		.depth = extent->depth - extent->beyond_end,
+		.present = extent->kind != MAP_HOLE,
 		.zero = !data || extent->host_hole,
 		.data = data,
 		.has_offset = extent->has_host_off,
@@ -155,8 +156,10 @@ int coroutine_fn map_command(struct tool *tool, int argc, char **argv)
 	if (len_bytes > disk.size_bytes - start)
 		len_bytes = disk.size_bytes - start;
 	ret = print_range(&run, start, start + len_bytes);
+	if (run.json && run.first) /* an empty disk has one empty extent */
+		print_json(&run, &(struct entry){0});
 	if (run.json)
-		puts(run.first ? "[]" : "]");
+		puts("]");
 	if (ret)
 		status = tool_fail(argv[optind], ret, NULL);
 	ret = disk_close(&disk);
