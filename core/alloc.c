@@ -181,14 +181,13 @@ static int coroutine_fn grow_table(struct writer *writer, uint64_t cluster)
 	if (!ret)
 		ret = write_new_table(writer, &t, buf);
 	buf_put(buf, 1ull << bits);
+	if (!ret)
+		ret = flush_switch_reftable(writer, (t.first + t.nb_blocks) << bits, t.nb_clusters);
 	if (ret) {
 		overlap_remove(&writer->overlap, t.first << bits,
 			       (t.nb_blocks + t.nb_clusters) << bits);
 		return ret;
 	}
-	ret = flush_switch_reftable(writer, (t.first + t.nb_blocks) << bits, t.nb_clusters);
-	if (ret)
-		return ret;
 	writer->zero_from = max_u64(writer->zero_from, new_table_end(&t) << bits);
 	cache_forget(&writer->ref_cache, old_off, old_nb << bits);
 	free_old_table(writer, old_off, old_nb);

@@ -376,10 +376,8 @@ int coroutine_fn image_zero(struct image *image, uint64_t guest_off, uint64_t le
 
 int coroutine_fn image_discard(struct image *image, uint64_t guest_off, uint64_t len_bytes)
 {
-	bool keep = image->writer && image->writer->keep_space;
-
 	image->stats.nb_discards++;
-	return range_op(image, guest_off, len_bytes, keep ? OP_ZERO_KEEP : OP_ZERO_FREE);
+	return range_op(image, guest_off, len_bytes, OP_ZERO_FREE);
 }
 
 int coroutine_fn image_allocate(struct image *image, uint64_t guest_off, uint64_t len_bytes)

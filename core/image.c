@@ -58,8 +58,8 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 			    const struct image_options *options, struct image **ret_image,
 			    struct error **reterr)
 {
-	bool writable = options->writable && !options->snapshot && !options->force_share &&
-			!options->raw;
+	bool writable =
+		options->writable && !options->snapshot && !options->force_share && !options->raw;
 	enum file_lock lock = options->force_share ? FILE_LOCK_SHARED
 			      : writable           ? FILE_LOCK_WRITE
 						   : FILE_LOCK_READ;
@@ -85,7 +85,7 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 		return ret;
 	}
 	if (writable) {
-		ret = writer_open(image, options->discard_keeps_space, reterr);
+		ret = writer_open(image, reterr);
 		if (ret) {
 			free_chain(image);
 			return ret;

@@ -27,7 +27,6 @@ struct image_options {
 	const char *backing_file; /* path instead of the name in the image (of the top layer) */
 	const char *data_file;    /* likewise for the external data file */
 	uint64_t l2_cache_bytes;  /* 0: what covers the image, up to 128 MiB */
-	bool discard_keeps_space; /* discard=ignore: discards are accepted and change nothing */
 	bool no_backing;          /* open the top layer alone (tools) */
 	bool raw;                 /* not qcow2: the file's bytes are the disk's; read-only */
 };
@@ -106,7 +105,7 @@ struct map_extent {
 	bool has_host_off;
 	uint64_t host_off; /* in the file of that layer (data file when external) */
 	bool beyond_end;   /* MAP_HOLE: that layer is a backing file that ends before */
-	bool host_hole; /* MAP_DATA: zeros, for the host file has a hole there (preallocation) */
+	bool host_hole;    /* MAP_DATA: zeros, for the host file has a hole there (preallocation) */
 };
 /*
  * The extent at guest_off through the whole chain, at most max_bytes long; longer

@@ -49,8 +49,7 @@ static void coroutine_fn free_run(struct writer *writer, uint64_t first, uint64_
 	/* The last reference to a table that is in use: the image contradicts itself. Leak it. */
 	if (overlap_hits(&writer->overlap, host_off, len_bytes))
 		return;
-	if (!writer->keep_space)
-		file_punch(image->file, host_off, len_bytes); /* I9: before the refcount drops */
+	file_punch(image->file, host_off, len_bytes); /* I9: before the refcount drops */
 	co_mutex_lock(&writer->alloc_mutex);
 	for (uint64_t i = 0; i < nb; i++)
 		if (!refcount_drop(writer, first + i, &value) && !value)

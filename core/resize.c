@@ -64,11 +64,12 @@ static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
 	ret = write_l1(image, new_off, nb_clusters * size);
 	if (!ret)
 		ret = overlap_add(&writer->overlap, new_off, nb_clusters * size);
-	if (ret) {
+	if (!ret)
+		ret = flush_switch_l1(writer, new_off, nb_entries); /* I2 */
+	if (ret && !writer->failed) {
+		overlap_remove(&writer->overlap, new_off, nb_clusters * size);
 		alloc_undo(writer, new_off, nb_clusters); /* I12 */
-		return ret;
 	}
-	ret = flush_switch_l1(writer, new_off, nb_entries); /* I2 */
 	if (ret)
 		return ret;
 	image->l1_table_offset = new_off;

@@ -98,7 +98,7 @@ void writer_note_write(struct writer *writer)
 
 /* ---- opening ---- */
 
-int coroutine_fn writer_open(struct image *image, bool keep_space, struct error **reterr)
+int coroutine_fn writer_open(struct image *image, struct error **reterr)
 {
 	struct writer *writer = calloc(1, sizeof(*writer));
 	const struct file *file = image->file;
@@ -107,7 +107,6 @@ int coroutine_fn writer_open(struct image *image, bool keep_space, struct error 
 	if (!writer)
 		return error_set(reterr, ERROR_SYSTEM, ENOMEM, "out of memory");
 	writer->image = image;
-	writer->keep_space = keep_space;
 	writer->refblock_bits = image->cluster_bits + 3 - image->header.refcount_order;
 	writer->tail = div_up(file->size_bytes, cluster_size(image));
 	/* What a block device holds beyond the last cluster is not known. */
@@ -208,6 +207,7 @@ int coroutine_fn writer_close(struct image *image)
 		writer_wait_idle(writer);
 	} while (!ret && writer->unflushed);
 	run_list_free(&writer->unlinked);
+	run_list_free(&writer->released);
 	run_list_free(&writer->free_runs);
 	cache_finish(&writer->ref_cache);
 	overlap_finish(&writer->overlap);

@@ -54,9 +54,8 @@ struct writer {
 	/* write-back */
 	struct co_mutex flush_mutex;
 	uint64_t flush_started, flush_done; /* rounds */
-	bool unflushed;  /* something was written since the last barrier was issued */
-	int failed;      /* -errno of a failed barrier: no flush succeeds any more */
-	bool keep_space; /* freed clusters are not punched out of the host file */
+	bool unflushed; /* something was written since the last barrier was issued */
+	int failed;     /* -errno of a failed barrier: no flush succeeds any more */
 	struct run_list
 		unlinked; /* one reference each, to be dropped after the next flush: I4, I5 */
 	struct timer writeback_timer;
@@ -76,7 +75,7 @@ struct writer {
 };
 
 /* Makes image->writer. `image` was just opened for writing. 0 or -errno with *reterr. */
-int coroutine_fn writer_open(struct image *image, bool keep_space, struct error **reterr);
+int coroutine_fn writer_open(struct image *image, struct error **reterr);
 /* Writes back, releases, frees image->writer. The caller holds resize_lock for writing. 0 or
  * -errno. */
 int coroutine_fn writer_close(struct image *image);

@@ -12,7 +12,8 @@ CRASH = ["test/sim/sim --check --part pairs --cell c4k-r16-v3",
 GROWTH = ["test/sim/sim --check --part pairs --cell c512-r16-v3",
           "test/sim/sim --check --part random --cell c512-r64-v3",
           "test/sim/sim --check --part pairs --cell c512-r64-grown",
-          "test/sim/sim --check --part random --cell c512-r64-grown"]
+          "test/sim/sim --check --part random --cell c512-r64-grown",
+          "test/unit/test_peer_bugs test_12"]
 SNAPSHOT = ["test/sim/sim --check --part pairs --cell c4k-r16-snapshot",
             "test/sim/sim --check --part random --cell c4k-r16-snapshot",
             "test/sim/sim --check --part random --cell c512-r16-snapshot"]
@@ -27,6 +28,9 @@ SNAPSHOT_FAULTS = ["test/sim/sim --check --part faults --cell c512-r16-snapshot"
 ALLOCS = ["test/sim/sim --check --part allocs"]
 SCHEDULES = ["test/sim/sim --check --part schedules"]
 NAMED = ["test/unit/test_peer_bugs"]
+RACES = ["test/unit/test_races"]
+LEAKS = ["test/unit/test_leaks"]
+FEATURES = ["test/unit/test_features"]
 
 
 def mutant(name, what, edits, killers, lines=()):
@@ -67,9 +71,9 @@ mutant("flush-no-reftable-barrier", "no barrier after the refcount table",
 mutant("flush-no-l2-barrier", "no barrier after L2",
        [(ROUND, BAR_L2, "\t\t\tret = set_store(&sets[SET_L2]);\n")], CRASH, [line(ROUND, BAR_L2)])
 mutant("flush-no-l1-barrier", "no barrier after L1",
-       [(ROUND, BAR_L1, "\t\t\tret = set_store(&sets[SET_L1]);\n")], CRASH, [line(ROUND, BAR_L1)])
+       [(ROUND, BAR_L1, "\t\t\tret = set_store(&sets[SET_L1]);\n")], RACES + GROWTH, [line(ROUND, BAR_L1)])
 mutant("flush-no-l1", "L1 is never stored",
-       [(ROUND, BAR_L1, "\t\t\tret = 0;\n")], CRASH, [line(ROUND, BAR_L1)])
+       [(ROUND, BAR_L1, "\t\t\tret = 0;\n")], RACES + GROWTH, [line(ROUND, BAR_L1)])
 mutant("flush-keeps-nothing-back", "unlinked clusters are freed although the flush failed",
        [(ROUND, "\t\t\trelease_put_back(writer, &unlinked); /* I5: still in quarantine */\n",
          "\t\t\trelease_begin(writer, &unlinked);\n")], FAULTS + SNAPSHOT_FAULTS,
@@ -82,7 +86,7 @@ mutant("flush-releases-first", "unlinked clusters are freed before the round",
        CRASH + SNAPSHOT, [line(ROUND, "release_begin(writer, &unlinked); /* I4, I5 */")])
 mutant("flush-switch-without-blocks", "a table is switched while its blocks are not stored",
        [(ROUND, "\t\tret = set_store(&blocks); /* I1: made durable by the switch's first flush */\n",
-         "\t\tret = 0;\n")], GROWTH,
+         "\t\tret = 0;\n")], NAMED + GROWTH,
        [line(ROUND, "ret = set_store(&blocks); /* I1: made durable by the switch's first flush */")])
 mutant("flush-failure-forgotten", "a flush after a failed barrier succeeds",
        [(ROUND, "\tint ret = file_flush(writer->image->file);\n\n\tif (ret)\n\t\twriter->failed = ret;\n",
@@ -111,7 +115,7 @@ mutant("flush-no-mutex", "two rounds at once",
 
 mutant("header-no-flush-before", "the header is switched to a table that is not durable",
        [("core/header.c", "\tint ret = file_flush(file); /* I2: what the new fields point to comes first */\n",
-         "\tint ret = 0;\n")], GROWTH,
+         "\tint ret = 0;\n")], NAMED + GROWTH,
        [line("core/header.c", "int ret = file_flush(file); /* I2: what the new fields point to comes first */")])
 mutant("header-no-flush-after", "the old table is freed while the header may still point to it",
        [("core/header.c", "\t\tret = file_flush(file); /* I2: nobody builds on the switch before it is durable */\n",
@@ -127,11 +131,11 @@ mutant("alloc-no-refcount", "an allocated cluster keeps refcount 0",
         line("core/table.c", "int ret = alloc_clusters(writer, 1, 1, &new_off, &nb, &zero); /* I1 */"),
         line("core/discard.c", "ret = alloc_clusters(writer, 1, nb_clusters, &host_off, &nb, &zero); /* I1 */")])
 mutant("alloc-frees-table-first", "the old refcount table is freed before the header has switched",
-       [("core/alloc.c", "\tret = flush_switch_reftable(writer, (t.first + t.nb_blocks) << bits, t.nb_clusters);\n",
-         "\tfree_old_table(writer, old_off, old_nb);\n"
-         "\tret = flush_switch_reftable(writer, (t.first + t.nb_blocks) << bits, t.nb_clusters);\n"),
+       [("core/alloc.c", "\tif (!ret)\n\t\tret = flush_switch_reftable(writer, (t.first + t.nb_blocks) << bits, t.nb_clusters);\n",
+         "\tif (!ret)\n\t\tfree_old_table(writer, old_off, old_nb);\n"
+         "\tif (!ret)\n\t\tret = flush_switch_reftable(writer, (t.first + t.nb_blocks) << bits, t.nb_clusters);\n"),
         ("core/alloc.c", "\tcache_forget(&writer->ref_cache, old_off, old_nb << bits);\n\tfree_old_table(writer, old_off, old_nb);\n",
-         "\tcache_forget(&writer->ref_cache, old_off, old_nb << bits);\n")], GROWTH,
+         "\tcache_forget(&writer->ref_cache, old_off, old_nb << bits);\n")], NAMED + GROWTH,
        [line("core/alloc.c", "/* I4, I5: the switch is durable. A failure here leaks one cluster. */")])
 mutant("alloc-block-without-own-refcount", "a refcount block is linked before it counts itself",
        [("core/alloc.c", "\t\trefcount_encode(slice->data, in_block % per_slice, image->header.refcount_order, 1);\n", "")],
@@ -149,14 +153,14 @@ mutant("alloc-knows-too-many-zeros", "reused clusters are taken for untouched on
        CRASH)
 mutant("alloc-trusts-freed-runs", "freed runs that the scan has taken are handed out again",
        [("core/alloc.c", "\t\tif (value)\n\t\t\treturn 0;\n\t\ts->first = taken.first;\n", "\t\ts->first = taken.first;\n")],
-       CRASH + GROWTH + ["test/sim/sim --check --part random --cell c512-r16-v3"])
+       RACES)
 
 # ---- writing ----
 
 mutant("write-link-before-data", "the entry shows a cluster whose data is not written yet",
        [("core/write.c", "\t\tret = write_run_data(writer, run, data);\n\tif (!ret)\n\t\tret = link_run(writer, run, l2_off, &nb_linked); /* I3: after the data */\n",
          "\t\tret = link_run(writer, run, l2_off, &nb_linked);\n\tif (!ret)\n\t\tret = write_run_data(writer, run, data);\n")],
-       CRASH + SCHEDULES,
+       RACES + CRASH,
        [line("core/write.c", "ret = link_run(writer, run, l2_off, &nb_linked); /* I3: after the data */")])
 mutant("write-no-range-lock", "overlapping allocating writes at once",
        [("core/write.c", "\trange_lock(&writer->in_flight, &hold, start, round_up(end, size) - start, true); /* I8 */\n", ""),
@@ -166,12 +170,12 @@ mutant("write-no-range-lock", "overlapping allocating writes at once",
        [line("core/write.c", "range_lock(&writer->in_flight, &hold, start, round_up(end, size) - start, true); /* I8 */")])
 mutant("write-keeps-failed-clusters", "a failed request leaks its clusters",
        [("core/write.c", "\t\talloc_undo(writer, run->host_off + (nb_linked << bits),\n\t\t\t   run->nb_clusters - nb_linked); /* I12 */\n", "\t\t(void)bits;\n")],
-       FAULTS, [line("core/write.c", "run->nb_clusters - nb_linked); /* I12 */")])
+       LEAKS, [line("core/write.c", "run->nb_clusters - nb_linked); /* I12 */")])
 mutant("write-no-copied", "new entries lack COPIED",
        [("core/write.c", "\t\t.entry = (run->host_off + (guest_off - run->first_cluster)) | ENTRY_COPIED,\n",
          "\t\t.entry = run->host_off + (guest_off - run->first_cluster),\n")], CRASH)
 mutant("write-forgets-old-cluster", "what a rewritten entry held is never freed",
-       [("core/write.c", "\t\t\tif (!run->reuse)\n\t\t\t\ttable_unlink(writer, old);\n", "")], COMPRESSED + SNAPSHOT)
+       [("core/write.c", "\t\t\tif (!run->reuse)\n\t\t\t\ttable_unlink(writer, old);\n", "")], LEAKS)
 mutant("write-shared-in-place", "clusters that a snapshot shares are written in place",
        [("core/write.c", "\treturn extent->kind == EXTENT_DATA && extent->copied;\n", "\treturn extent->kind == EXTENT_DATA;\n")],
        SNAPSHOT)
@@ -181,22 +185,22 @@ mutant("write-copies-nothing", "the rest of a copied cluster is not copied",
        BACKING + COMPRESSED)
 mutant("write-no-owner-map", "guest data may go over tables",
        [("core/write.c", "\t    overlap_hits(&writer->overlap, host_off, len_bytes))\n\t\treturn writer_mark_corrupt(writer);\n",
-         "\t    false)\n\t\treturn -EIO;\n")], NAMED)
+         "\t    false)\n\t\treturn -EIO;\n")], FEATURES)
 
 # ---- tables ----
 
 mutant("table-no-copied", "a new L2 table's L1 entry lacks COPIED",
        [("core/table.c", "\t\tbe64_put(slice->data + (entry_off - slice_off), new_off | ENTRY_COPIED); /* I7 */\n",
-         "\t\tbe64_put(slice->data + (entry_off - slice_off), new_off);\n")], CRASH,
+         "\t\tbe64_put(slice->data + (entry_off - slice_off), new_off);\n")], RACES + GROWTH,
        [line("core/table.c", "be64_put(slice->data + (entry_off - slice_off), new_off | ENTRY_COPIED); /* I7 */")])
 mutant("table-old-forgotten", "the shared L2 table keeps a reference too many",
        [("core/table.c", "\t\tif (old_off) /* I4 */\n\t\t\trun_list_add(&writer->unlinked, old_off >> image->cluster_bits, 1);\n", "")],
-       SNAPSHOT, [line("core/table.c", "if (old_off) /* I4 */")])
+       LEAKS, [line("core/table.c", "if (old_off) /* I4 */")])
 mutant("table-not-written", "a new L2 table holds what was there before",
        [("core/table.c", "\tret = write_table(writer, new_off, old_off); /* I2 */\n", "\tret = 0;\n")],
        SNAPSHOT + CRASH, [line("core/table.c", "ret = write_table(writer, new_off, old_off); /* I2 */")])
 mutant("table-keeps-failed-cluster", "a table that could not be linked is leaked",
-       [("core/table.c", "\t\talloc_undo(writer, new_off, 1); /* I12 */\n", "\t\t;\n")], FAULTS + ALLOCS,
+       [("core/table.c", "\t\talloc_undo(writer, new_off, 1); /* I12 */\n", "\t\t;\n")], LEAKS,
        [line("core/table.c", "alloc_undo(writer, new_off, 1); /* I12 */")])
 mutant("table-frees-neighbours", "one cluster too many is unlinked",
        [("core/table.c", "\trun_list_add(&writer->unlinked, first, last - first + 1); /* I4, I5 */\n",
@@ -204,19 +208,19 @@ mutant("table-frees-neighbours", "one cluster too many is unlinked",
        [line("core/table.c", "run_list_add(&writer->unlinked, first, last - first + 1); /* I4, I5 */")])
 mutant("table-no-mutex", "two requests create one L2 table",
        [("core/table.c", "\tco_mutex_lock(&writer->table_mutex);\n", ""),
-        ("core/table.c", "\tco_mutex_unlock(&writer->table_mutex);\n", "")], CRASH + SCHEDULES + GROWTH)
+        ("core/table.c", "\tco_mutex_unlock(&writer->table_mutex);\n", "")], RACES)
 
 # ---- release ----
 
 mutant("release-punch-late", "the host punch runs after the cluster can be allocated again",
-       [("core/release.c", "\tif (!writer->keep_space)\n\t\tfile_punch(image->file, host_off, len_bytes); /* I9: before the refcount drops */\n", ""),
+       [("core/release.c", "\tfile_punch(image->file, host_off, len_bytes); /* I9: before the refcount drops */\n", ""),
         ("core/release.c", "\t\t\talloc_remember_free(writer, first + i, 1);\n\tco_mutex_unlock(&writer->alloc_mutex);\n",
-         "\t\t\talloc_remember_free(writer, first + i, 1);\n\tco_mutex_unlock(&writer->alloc_mutex);\n\tfile_punch(image->file, host_off, len_bytes);\n")],
-       CRASH + SCHEDULES + NAMED,
+         "\t\t\talloc_remember_free(writer, first + i, 1);\n\tco_mutex_unlock(&writer->alloc_mutex);\n\tco_sleep(1);\n\tfile_punch(image->file, host_off, len_bytes);\n")],
+       RACES,
        [line("core/release.c", "file_punch(image->file, host_off, len_bytes); /* I9: before the refcount drops */")])
 mutant("release-no-grace", "a cluster is reused while a read of it is under way",
        [("core/release.c", "\t\tio_wait_for_earlier(writer->image); /* I6 */\n", "")],
-       SCHEDULES + CRASH, [line("core/release.c", "io_wait_for_earlier(writer->image); /* I6 */")])
+       RACES, [line("core/release.c", "io_wait_for_earlier(writer->image); /* I6 */")])
 mutant("release-shared-freed", "a cluster that somebody else uses is punched",
        [("core/release.c", "value == 1)", "value >= 1)")], SNAPSHOT)
 
@@ -225,16 +229,16 @@ mutant("release-shared-freed", "a cluster that somebody else uses is punched",
 mutant("zero-no-range-lock", "a discard beside an allocating write",
        [("core/discard.c", "\t\t\trange_lock(&writer->in_flight, &hold, start, round_up(end, size) - start,\n\t\t\t\t   true); /* I8 */\n", "\t\t\t(void)hold;\n\t\t\t(void)start;\n"),
         ("core/discard.c", "\t\t\tret = zero_by_entries(writer, pos, end, mode, &pos);\n\t\t\trange_unlock(&writer->in_flight, &hold);\n",
-         "\t\t\tret = zero_by_entries(writer, pos, end, mode, &pos);\n")], SCHEDULES + CRASH,
+         "\t\t\tret = zero_by_entries(writer, pos, end, mode, &pos);\n")], RACES,
        [line("core/discard.c", "true); /* I8 */")])
 mutant("allocate-no-range-lock", "preallocation beside an allocating write",
        [("core/discard.c", "\trange_lock(&writer->in_flight, &hold, pos, end - pos, true); /* I8 */\n", "\t(void)hold;\n"),
         ("core/discard.c", "\t\tpos += done;\n\t}\n\trange_unlock(&writer->in_flight, &hold);\n", "\t\tpos += done;\n\t}\n")],
-       CRASH + SCHEDULES + GROWTH,
+       RACES,
        [line("core/discard.c", "range_lock(&writer->in_flight, &hold, pos, end - pos, true); /* I8 */")])
 mutant("allocate-keeps-failed-clusters", "a failed preallocation leaks its clusters",
        [("core/discard.c", "\t\talloc_undo(writer, host_off + (*ret_nb << bits), nb - *ret_nb); /* I12 */\n", "\t\t;\n")],
-       FAULTS, [line("core/discard.c", "alloc_undo(writer, host_off + (*ret_nb << bits), nb - *ret_nb); /* I12 */")])
+       LEAKS, [line("core/discard.c", "alloc_undo(writer, host_off + (*ret_nb << bits), nb - *ret_nb); /* I12 */")])
 mutant("discard-uncovers-backing", "a discard uncovers the backing file",
        [("core/discard.c", "\treturn image->backing && guest_off < image->backing->virtual_size;\n", "\treturn false;\n")],
        BACKING)
@@ -243,15 +247,15 @@ mutant("discard-uncovers-backing", "a discard uncovers the backing file",
 
 mutant("resize-keeps-failed-clusters", "an L1 table that could not be written is leaked",
        [("core/resize.c", "\t\talloc_undo(writer, new_off, nb_clusters); /* I12 */\n", "\t\t;\n")],
-       FAULTS + ["test/sim/sim --check --part faults"],
+       LEAKS,
        [line("core/resize.c", "alloc_undo(writer, new_off, nb_clusters); /* I12 */")])
 mutant("resize-no-round-before-switch", "the header switches to an L1 table that relies on unstored refcounts",
        [("core/flush.c", "\tret = whole_round ? round_run(writer) : writer->failed;\n", "\tret = writer->failed;\n"),
         ("core/resize.c", "\tret = flush_run(writer); /* the file holds the L1 table as it is now */\n", "\tret = 0;\n")],
-       GROWTH, [line("core/resize.c", "ret = flush_switch_l1(writer, new_off, nb_entries); /* I2 */")])
+       RACES + GROWTH, [line("core/resize.c", "ret = flush_switch_l1(writer, new_off, nb_entries); /* I2 */")])
 mutant("resize-old-l1-freed-at-once", "the old L1 table's clusters are leaked",
        [("core/resize.c", "\t\t\trun_list_add(&writer->unlinked, old_off >> image->cluster_bits,\n\t\t\t\t     div_up(old_bytes, size)); /* I4 */\n", "\t\t\t;\n")],
-       GROWTH, [line("core/resize.c", "div_up(old_bytes, size)); /* I4 */")])
+       LEAKS, [line("core/resize.c", "div_up(old_bytes, size)); /* I4 */")])
 mutant("resize-uncovers-backing", "a growing disk shows a longer backing file",
        [("core/resize.c", "\tret = zero_outside(writer, old_bytes, min_u64(end, size_bytes));\n", "\t(void)end;\n")],
        BACKING + NAMED)
@@ -271,12 +275,12 @@ mutant("cache-evicts-dirty", "a dirty slice is dropped",
 
 mutant("bitmaps-not-flushed", "data is written while bitmaps still claim to be valid",
        [("core/bitmap.c", "\t\tret = file_flush(image->file); /* I11 */\n", "\t\tret = 0;\n")],
-       ["test/unit/test_features"], [line("core/bitmap.c", "ret = file_flush(image->file); /* I11 */")])
+       FEATURES, [line("core/bitmap.c", "ret = file_flush(image->file); /* I11 */")])
 mutant("autoclear-kept", "unknown autoclear bits survive a write",
        [("core/writer.c", "\tif (!ret && unknown) /* I11: before the first write, and never set again */\n", "\tif (!ret && unknown && false)\n")],
-       ["test/unit/test_features"],
+       FEATURES,
        [line("core/writer.c", "if (!ret && unknown) /* I11: before the first write, and never set again */")])
 mutant("corrupt-not-marked", "a contradiction does not set the corrupt bit",
        [("core/writer.c", "\tif (h->version >= 3)   /* I11: nothing is written after this */\n", "\tif (h->version > 3)\n")],
-       ["test/unit/test_features"] + NAMED,
+       FEATURES,
        [line("core/writer.c", "if (h->version >= 3)   /* I11: nothing is written after this */")])

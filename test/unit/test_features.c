@@ -4,9 +4,7 @@
  * bitmap directory before the first write of anything else: autoclear bits, the in_use
  * flags of bitmaps, the corrupt bit. And nothing of that happens without a write.
  */
-#include "test/sim/choose.h"
-#include "test/sim/explore.h"
-#include "test/sim/verdict.h"
+#include "test/sim/lab.h"
 
 #include "core/format.h"
 
@@ -22,56 +20,29 @@
 #define CLUSTER 4096u
 #define UNKNOWN_AUTOCLEAR (1ull << 40)
 
-struct bench {
-	struct sim sim;
-	struct cell_image image;
-	struct explorer explorer;
-	struct run run;
-};
-
-static void bench_open(struct bench *bench)
+static void features_open(struct lab *lab)
 {
-	const struct cell *cell = cell_find("c4k-r16-v3");
-	const char *build = getenv("QF_BUILD");
-	char folder[512];
-
-	assert_non_null(cell);
-	snprintf(folder, sizeof(folder), "%s/sim-images", build ? build : "build");
-	cell_set_folder(folder);
-	memset(bench, 0, sizeof(*bench));
-	assert_int_equal(cell_load(cell, &bench->image), 0);
-	sim_create(&bench->sim);
-	explorer_init(&bench->explorer, &bench->sim, &bench->image);
-	verdict_clear();
-	verdict_set_context("features");
-	choose_seed(1);
-	explore_prepare(&bench->explorer, &bench->run);
-	bench->run.may_fail = true;
+	lab_open(lab, "c4k-r16-v3");
+	lab_prepare(lab, 1, NULL, 0, 1);
+	lab->run.may_fail = true;
 }
 
-static void bench_close(struct bench *bench)
+static uint8_t *live(struct lab *lab)
 {
-	explorer_finish(&bench->explorer);
-	sim_destroy(&bench->sim);
-	cell_unload(&bench->image);
+	return lab->sim.disk->files[0].bytes.data;
 }
 
-static uint8_t *live(struct bench *bench)
+static void run_ops(struct lab *lab, const struct guest_op *ops, unsigned nb_ops)
 {
-	return bench->sim.disk->files[0].bytes.data;
-}
-
-static void run_ops(struct bench *bench, const struct guest_op *ops, unsigned nb_ops)
-{
-	memcpy(bench->run.ops, ops, nb_ops * sizeof(*ops));
-	bench->run.nb_ops = nb_ops;
-	run_execute(&bench->run);
+	memcpy(lab->run.ops, ops, nb_ops * sizeof(*ops));
+	lab->run.nb_ops = nb_ops;
+	run_execute(&lab->run);
 }
 
 /* The number of the first record of `tag` and kind in the log, or -1. */
-static int first_record(const struct bench *bench, enum io_tag tag)
+static int first_record(const struct lab *lab, enum io_tag tag)
 {
-	const struct sim_disk *disk = bench->sim.disk;
+	const struct sim_disk *disk = lab->sim.disk;
 
 	for (unsigned i = 0; i < disk->nb_log; i++)
 		if (disk->log[i].op == IO_WRITE && disk->log[i].tag == tag)
@@ -79,9 +50,9 @@ static int first_record(const struct bench *bench, enum io_tag tag)
 	return -1;
 }
 
-static unsigned count_writes(const struct bench *bench)
+static unsigned count_writes(const struct lab *lab)
 {
-	const struct sim_disk *disk = bench->sim.disk;
+	const struct sim_disk *disk = lab->sim.disk;
 	unsigned nb = 0;
 
 	for (unsigned i = 0; i < disk->nb_log; i++)
@@ -90,9 +61,9 @@ static unsigned count_writes(const struct bench *bench)
 }
 
 /* Is record `first` durable before any write of other kinds was issued? */
-static void assert_precedes_all(const struct bench *bench, int first)
+static void assert_precedes_all(const struct lab *lab, int first)
 {
-	const struct sim_disk *disk = bench->sim.disk;
+	const struct sim_disk *disk = lab->sim.disk;
 	enum io_tag tag;
 
 	assert_true(first >= 0);
@@ -107,49 +78,49 @@ static const struct guest_op write_ops[] = {
 static const struct guest_op read_ops[] = {
 	{GUEST_READ, 0, CLUSTER}, {GUEST_FLUSH, 0, 0}, {GUEST_REOPEN, 0, 0}};
 
-static void set_autoclear(struct bench *bench, uint64_t bits)
+static void set_autoclear(struct lab *lab, uint64_t bits)
 {
-	uint8_t *field = live(bench) + offsetof(struct qcow2_header, autoclear_features);
+	uint8_t *field = live(lab) + offsetof(struct qcow2_header, autoclear_features);
 
 	be64_put(field, be64_get(field) | bits);
 }
 
-static uint64_t autoclear(struct bench *bench)
+static uint64_t autoclear(struct lab *lab)
 {
-	return be64_get(live(bench) + offsetof(struct qcow2_header, autoclear_features));
+	return be64_get(live(lab) + offsetof(struct qcow2_header, autoclear_features));
 }
 
 static void test_unknown_autoclear_bits_go_before_the_first_write(void **state)
 {
-	struct bench bench;
+	struct lab lab;
 
-	bench_open(&bench);
-	set_autoclear(&bench, UNKNOWN_AUTOCLEAR);
-	run_ops(&bench, write_ops, 3);
-	assert_int_equal(bench.run.nb_failed, 0);
-	assert_int_equal(autoclear(&bench), 0);
-	assert_precedes_all(&bench, first_record(&bench, IO_TAG_HEADER));
-	bench_close(&bench);
+	features_open(&lab);
+	set_autoclear(&lab, UNKNOWN_AUTOCLEAR);
+	run_ops(&lab, write_ops, 3);
+	assert_int_equal(lab.run.nb_failed, 0);
+	assert_int_equal(autoclear(&lab), 0);
+	assert_precedes_all(&lab, first_record(&lab, IO_TAG_HEADER));
+	lab_close(&lab);
 }
 
 static void test_unknown_autoclear_bits_stay_without_a_write(void **state)
 {
-	struct bench bench;
+	struct lab lab;
 
-	bench_open(&bench);
-	set_autoclear(&bench, UNKNOWN_AUTOCLEAR);
-	run_ops(&bench, read_ops, 3);
-	assert_int_equal(autoclear(&bench), UNKNOWN_AUTOCLEAR);
-	assert_int_equal(bench.sim.disk->nb_log, 0);
-	bench_close(&bench);
+	features_open(&lab);
+	set_autoclear(&lab, UNKNOWN_AUTOCLEAR);
+	run_ops(&lab, read_ops, 3);
+	assert_int_equal(autoclear(&lab), UNKNOWN_AUTOCLEAR);
+	assert_int_equal(lab.sim.disk->nb_log, 0);
+	lab_close(&lab);
 }
 
 /* ---- bitmaps ---- */
 
 /* Appends a cluster with refcount 1; returns its offset. */
-static uint64_t append_cluster(struct bench *bench)
+static uint64_t append_cluster(struct lab *lab)
 {
-	struct sim_bytes *bytes = &bench->sim.disk->files[0].bytes;
+	struct sim_bytes *bytes = &lab->sim.disk->files[0].bytes;
 	uint64_t off = (bytes->size + CLUSTER - 1) / CLUSTER * CLUSTER;
 	uint64_t refblock;
 
@@ -161,10 +132,10 @@ static uint64_t append_cluster(struct bench *bench)
 }
 
 /* Gives the image one valid bitmap of zeros; returns its directory's offset. */
-static uint64_t add_bitmap(struct bench *bench)
+static uint64_t add_bitmap(struct lab *lab)
 {
-	uint64_t directory = append_cluster(bench), table = append_cluster(bench);
-	uint8_t *data = live(bench);
+	uint64_t directory = append_cluster(lab), table = append_cluster(lab);
+	uint8_t *data = live(lab);
 	uint8_t *ext = data + be32_get(data + offsetof(struct qcow2_header, header_length));
 	struct qcow2_bitmap_dir_entry *entry = (void *)(data + directory);
 
@@ -180,49 +151,49 @@ static uint64_t add_bitmap(struct bench *bench)
 	entry->granularity_bits = 16;
 	be16_put(&entry->name_size, 4);
 	memcpy(entry + 1, "name", 4);
-	set_autoclear(bench, AUTOCLEAR_BITMAPS);
+	set_autoclear(lab, AUTOCLEAR_BITMAPS);
 	return directory;
 }
 
-static uint32_t bitmap_flags(struct bench *bench, uint64_t directory)
+static uint32_t bitmap_flags(struct lab *lab, uint64_t directory)
 {
-	return be32_get(live(bench) + directory + offsetof(struct qcow2_bitmap_dir_entry, flags));
+	return be32_get(live(lab) + directory + offsetof(struct qcow2_bitmap_dir_entry, flags));
 }
 
 static void test_bitmaps_are_marked_before_the_first_write(void **state)
 {
-	struct bench bench;
+	struct lab lab;
 	uint64_t directory;
 
-	bench_open(&bench);
-	directory = add_bitmap(&bench);
-	run_ops(&bench, write_ops, 3);
-	assert_int_equal(bench.run.nb_failed, 0);
-	assert_int_equal(bitmap_flags(&bench, directory), BITMAP_FLAG_IN_USE);
-	assert_int_equal(autoclear(&bench), AUTOCLEAR_BITMAPS);
-	assert_precedes_all(&bench, first_record(&bench, IO_TAG_BITMAP));
-	bench_close(&bench);
+	features_open(&lab);
+	directory = add_bitmap(&lab);
+	run_ops(&lab, write_ops, 3);
+	assert_int_equal(lab.run.nb_failed, 0);
+	assert_int_equal(bitmap_flags(&lab, directory), BITMAP_FLAG_IN_USE);
+	assert_int_equal(autoclear(&lab), AUTOCLEAR_BITMAPS);
+	assert_precedes_all(&lab, first_record(&lab, IO_TAG_BITMAP));
+	lab_close(&lab);
 }
 
 static void test_bitmaps_stay_valid_without_a_write(void **state)
 {
-	struct bench bench;
+	struct lab lab;
 	uint64_t directory;
 
-	bench_open(&bench);
-	directory = add_bitmap(&bench);
-	run_ops(&bench, read_ops, 3);
-	assert_int_equal(bitmap_flags(&bench, directory), 0);
-	assert_int_equal(bench.sim.disk->nb_log, 0);
-	bench_close(&bench);
+	features_open(&lab);
+	directory = add_bitmap(&lab);
+	run_ops(&lab, read_ops, 3);
+	assert_int_equal(bitmap_flags(&lab, directory), 0);
+	assert_int_equal(lab.sim.disk->nb_log, 0);
+	lab_close(&lab);
 }
 
 /* ---- the corrupt bit ---- */
 
 /* Makes guest cluster 0 point to the L1 table. */
-static void point_data_to_l1(struct bench *bench)
+static void point_data_to_l1(struct lab *lab)
 {
-	uint8_t *data = live(bench);
+	uint8_t *data = live(lab);
 	uint64_t l1 = be64_get(data + offsetof(struct qcow2_header, l1_table_offset));
 	uint64_t l2 = be64_get(data + l1) & L1_OFFSET_MASK;
 
@@ -233,24 +204,24 @@ static void test_data_over_a_table_sets_the_corrupt_bit(void **state)
 {
 	const struct guest_op ops[] = {
 		{GUEST_WRITE, 0, 512}, {GUEST_WRITE, 5 * CLUSTER, 512}, {GUEST_FLUSH, 0, 0}};
-	struct bench bench;
+	struct lab lab;
 	uint8_t before[CLUSTER];
 	uint64_t l1;
 
-	bench_open(&bench);
-	bench.run.no_final_read = true;
-	point_data_to_l1(&bench);
-	l1 = be64_get(live(&bench) + offsetof(struct qcow2_header, l1_table_offset));
-	memcpy(before, live(&bench) + l1, CLUSTER);
-	run_ops(&bench, ops, 3);
-	assert_int_equal(bench.run.results[0], -EIO);
-	assert_int_equal(bench.run.results[1], -EIO);
-	assert_memory_equal(live(&bench) + l1, before, CLUSTER);
+	features_open(&lab);
+	lab.run.no_final_read = true;
+	point_data_to_l1(&lab);
+	l1 = be64_get(live(&lab) + offsetof(struct qcow2_header, l1_table_offset));
+	memcpy(before, live(&lab) + l1, CLUSTER);
+	run_ops(&lab, ops, 3);
+	assert_int_equal(lab.run.results[0], -EIO);
+	assert_int_equal(lab.run.results[1], -EIO);
+	assert_memory_equal(live(&lab) + l1, before, CLUSTER);
 	assert_int_equal(
-		be64_get(live(&bench) + offsetof(struct qcow2_header, incompatible_features)),
+		be64_get(live(&lab) + offsetof(struct qcow2_header, incompatible_features)),
 		INCOMPAT_CORRUPT);
-	assert_int_equal(count_writes(&bench), 1);
-	bench_close(&bench);
+	assert_int_equal(count_writes(&lab), 1);
+	lab_close(&lab);
 }
 
 int main(void)

@@ -7,7 +7,7 @@
  * Runs go through the explorer: every crash state is opened, read, checked, repaired.
  */
 #include "test/sim/choose.h"
-#include "test/sim/explore.h"
+#include "test/sim/lab.h"
 #include "test/sim/verdict.h"
 #include "test/sim/workload.h"
 
@@ -24,71 +24,6 @@
 #include <cmocka.h>
 
 #define MANY UINT_MAX
-
-struct lab {
-	struct sim sim;
-	struct cell_image image;
-	struct explorer explorer;
-	struct run run;
-};
-
-static void lab_open(struct lab *lab, const char *cell_name)
-{
-	const struct cell *cell = cell_find(cell_name);
-	const char *build = getenv("QF_BUILD");
-	char folder[512];
-
-	assert_non_null(cell);
-	snprintf(folder, sizeof(folder), "%s/sim-images", build ? build : "build");
-	cell_set_folder(folder);
-	memset(lab, 0, sizeof(*lab));
-	assert_int_equal(cell_load(cell, &lab->image), 0);
-	sim_create(&lab->sim);
-	explorer_init(&lab->explorer, &lab->sim, &lab->image);
-	lab->explorer.params = (struct crash_params){.max_exhaustive = 8, .nb_random = 16};
-}
-
-static void lab_close(struct lab *lab)
-{
-	explorer_finish(&lab->explorer);
-	sim_destroy(&lab->sim);
-	cell_unload(&lab->image);
-}
-
-/* Puts the image on the disk anew and gives the run its operations. */
-static void lab_prepare(struct lab *lab, uint64_t seed, const struct guest_op *ops, unsigned nb_ops,
-			unsigned nb_clients)
-{
-	memset(&lab->run, 0, sizeof(lab->run));
-	verdict_clear();
-	verdict_set_context("cell %s seed %llu", lab->image.cell->name, (unsigned long long)seed);
-	choose_seed(seed);
-	explore_prepare(&lab->explorer, &lab->run);
-	memcpy(lab->run.ops, ops, nb_ops * sizeof(*ops));
-	lab->run.nb_ops = nb_ops;
-	lab->run.nb_clients = nb_clients;
-}
-
-static void lab_explore(struct lab *lab)
-{
-	explore_run(&lab->explorer, &lab->run);
-	assert_int_equal(lab->explorer.stats.nb_violations, 0);
-}
-
-/* Runs without crashes; the verdict and the final state must be fine. */
-static void lab_run(struct lab *lab)
-{
-	lab->explorer.judge_crashes = false;
-	lab_explore(lab);
-	lab->explorer.judge_crashes = true;
-}
-
-static void no_violation(struct lab *lab)
-{
-	if (verdict_failed())
-		print_error("%s: %s\n", verdict_context(), verdict_text());
-	assert_false(verdict_failed());
-}
 
 /* The same operations in several cells, under some seeds. */
 static void explore_in(const char *const *cells, const struct guest_op *ops, unsigned nb_ops,
@@ -133,9 +68,9 @@ static void test_01_late_punch(void **state)
 		lab.sim.disk->hold = is_punch;
 		run_execute(&lab.run);
 		lab.sim.disk->hold = NULL;
-		no_violation(&lab);
+		lab_no_violation(&lab);
 		explore_judge_now(&lab.explorer, sim_tick(lab.sim.disk));
-		no_violation(&lab);
+		lab_no_violation(&lab);
 	}
 	lab_close(&lab);
 }
@@ -170,10 +105,10 @@ static void go_on(struct lab *lab)
 	memcpy(run->ops, later_ops, sizeof(later_ops));
 	run->nb_ops = sizeof(later_ops) / sizeof(later_ops[0]);
 	run_execute(run);
-	no_violation(lab);
+	lab_no_violation(lab);
 	lab->explorer.model = model;
 	explore_judge_now(&lab->explorer, sim_tick(lab->sim.disk));
-	no_violation(lab);
+	lab_no_violation(lab);
 	lab->explorer.model = saved;
 	model_free(&model);
 	free(run);
@@ -196,12 +131,12 @@ static void fail_each_request(const char *cell, int err, unsigned count)
 		if (at == 0)
 			nb = disk->nb_requests + 1;
 		disk->fault = (struct sim_fault){0};
-		no_violation(&lab);
+		lab_no_violation(&lab);
 		floor = lab.run.close_result || lab.run.open_result || lab.run.flush_failed
 				? model_flush_floor(&lab.explorer.model, disk->now)
 				: sim_tick(disk);
 		explore_judge_now(&lab.explorer, floor);
-		no_violation(&lab);
+		lab_no_violation(&lab);
 		go_on(&lab);
 	}
 	lab_close(&lab);
@@ -260,7 +195,7 @@ static void test_04_refcount_zero_for_metadata(void **state)
 		before = malloc(512);
 		memcpy(before, live->data + offs[which], 512);
 		run_execute(&lab.run);
-		no_violation(&lab);
+		lab_no_violation(&lab);
 		/* Refused or allocated elsewhere: no guest data over it. */
 		for (unsigned i = 0; i + 8 <= 512; i += 8)
 			assert_false(memcmp(live->data + offs[which] + i, "10MISPFQ", 8) == 0);
@@ -359,13 +294,13 @@ static void fail_metadata_stores(const char *cell, int err)
 		run_execute(&lab.run);
 		if (at == 0)
 			nb = lab.sim.disk->nb_requests + 1;
-		no_violation(&lab);
+		lab_no_violation(&lab);
 		/* Where no barrier failed, the retried flush has to succeed. */
 		if (!lab.sim.disk->fail_flush_seen)
 			assert_int_equal(lab.run.results[4], 0);
 		if (lab.run.results[4] == 0 && lab.run.close_result == 0)
 			explore_judge_now(&lab.explorer, sim_tick(lab.sim.disk));
-		no_violation(&lab);
+		lab_no_violation(&lab);
 	}
 	lab_close(&lab);
 }
@@ -422,7 +357,7 @@ static void test_12_refcount_table_growth(void **state)
 	before = be64_get(lab.image.image.data + 48);
 	lab_prepare(&lab, 1, ops, sizeof(ops) / sizeof(ops[0]), 1);
 	run_execute(&lab.run);
-	no_violation(&lab);
+	lab_no_violation(&lab);
 	after = be64_get(lab.sim.disk->files[0].bytes.data + 48);
 	assert_true(before != after); /* the table has moved */
 	lab_prepare(&lab, 1, ops, sizeof(ops) / sizeof(ops[0]), 1);
@@ -490,13 +425,13 @@ static void test_20_short_reads_and_errors_in_the_middle(void **state)
 		lab_prepare(&lab, at, ops, 1, 1);
 		lab.sim.disk->fault = (struct sim_fault){.at = at, .count = MANY, .err = SIM_SHORT};
 		run_execute(&lab.run);
-		no_violation(&lab);
+		lab_no_violation(&lab);
 
 		lab_prepare(&lab, at, ops, 1, 1);
 		lab.run.may_fail = true;
 		lab.sim.disk->fault = (struct sim_fault){.at = at, .count = 1, .err = EIO};
 		run_execute(&lab.run);
-		no_violation(&lab);
+		lab_no_violation(&lab);
 		if (lab.sim.disk->nb_faulted)
 			assert_true(lab.run.nb_failed > 0 || lab.run.open_result != 0);
 	}
@@ -546,7 +481,7 @@ static void test_22_header_is_kept(void **state)
 		lab_open(&lab, cells[c]);
 		lab_prepare(&lab, 1, ops, sizeof(ops) / sizeof(ops[0]), 1);
 		run_execute(&lab.run);
-		no_violation(&lab);
+		lab_no_violation(&lab);
 		now = lab.sim.disk->files[0].bytes.data;
 		/* No table has grown: nothing of the header has a reason to change. */
 		assert_memory_equal(now, lab.image.image.data, 512);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * test_races: the windows that locks, pins and the quarantine close, each held open on
+ * purpose: the simulated disk keeps back a request of one kind until nothing else can
+ * complete, while other clients do what would hurt.
+ */
+#include "test/sim/choose.h"
+#include "test/sim/lab.h"
+#include "test/sim/verdict.h"
+
+#include "core/format.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define NB_SEEDS 12u
+
+typedef bool hold_fn(void *ctx, const struct io_req *req);
+
+static bool is_data_write(void *ctx, const struct io_req *req)
+{
+	return req->op == IO_WRITE && (req->tag == IO_TAG_DATA || req->tag == IO_TAG_COW);
+}
+
+static bool is_copy(void *ctx, const struct io_req *req)
+{
+	return req->op == IO_WRITE && req->tag == IO_TAG_COW;
+}
+
+static bool is_data_read(void *ctx, const struct io_req *req)
+{
+	return req->op == IO_READ && req->tag == IO_TAG_DATA;
+}
+
+static bool is_new_table(void *ctx, const struct io_req *req)
+{
+	return (req->op == IO_WRITE || req->op == IO_ZERO) && req->tag == IO_TAG_L2;
+}
+
+static bool is_punch(void *ctx, const struct io_req *req)
+{
+	return req->op == IO_PUNCH;
+}
+
+/* The operations under several seeds; client i of n performs i, i + n, ... */
+static void race(const char *cell, hold_fn *hold, bool punches, const struct guest_op *ops,
+		 unsigned nb_ops, unsigned nb_clients)
+{
+	struct lab lab;
+
+	lab_open(&lab, cell);
+	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++) {
+		lab_prepare(&lab, seed, ops, nb_ops, nb_clients);
+		lab.sim.disk->no_fallocate = !punches;
+		lab.sim.disk->hold = hold;
+		lab_explore(&lab);
+		lab.sim.disk->hold = NULL;
+		lab_no_violation(&lab);
+		assert_int_equal(lab.run.nb_failed, 0);
+	}
+	lab_close(&lab);
+}
+
+#define RACE(cell, hold, punches, nb_clients, ...)                                        \
+	do {                                                                              \
+		const struct guest_op ops[] = {__VA_ARGS__};                              \
+		race(cell, hold, punches, ops, sizeof(ops) / sizeof(ops[0]), nb_clients); \
+	} while (0)
+
+#define C4K 4096u
+
+/* A flush beside an allocating write must not show the cluster before its data. The cluster is a
+ * reused one, full of another sector's data, since nothing is punched. */
+static void test_entry_shows_no_cluster_without_its_data(void **state)
+{
+	RACE("c4k-r16-v3", is_data_write, false, 2, {GUEST_DISCARD, 0, C4K}, {GUEST_SLEEP, 1, 0},
+	     {GUEST_FLUSH, 0, 0}, {GUEST_SLEEP, 2, 0}, {GUEST_FLUSH, 0, 0}, {GUEST_SLEEP, 3, 0},
+	     {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0}, {GUEST_WRITE, 5 * C4K, C4K},
+	     {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0});
+}
+
+/* A slow read of a cluster that is discarded, freed and wanted by somebody else. */
+static void test_read_under_way_keeps_its_cluster(void **state)
+{
+	RACE("c4k-r16-v3", is_data_read, false, 2, {GUEST_READ, 0, C4K}, {GUEST_DISCARD, 0, C4K},
+	     {GUEST_READ, 0, C4K}, {GUEST_FLUSH, 0, 0}, {GUEST_READ, 0, C4K}, {GUEST_FLUSH, 0, 0},
+	     {GUEST_READ, 0, C4K}, {GUEST_WRITE, 5 * C4K, C4K}, {GUEST_READ, 0, C4K},
+	     {GUEST_WRITE, 7 * C4K, C4K}, {GUEST_READ, 0, C4K}, {GUEST_FLUSH, 0, 0});
+}
+
+/* A late punch of a freed cluster that others would like to have. */
+static void test_punch_comes_before_reuse(void **state)
+{
+	RACE("c512-r16-v3", is_punch, true, 2, {GUEST_DISCARD, 0, 512}, {GUEST_SLEEP, 1, 0},
+	     {GUEST_FLUSH, 0, 0}, {GUEST_SLEEP, 2, 0}, {GUEST_FLUSH, 0, 0}, {GUEST_SLEEP, 3, 0},
+	     {GUEST_WRITE, 4096, 512}, {GUEST_WRITE, 8192, 512}, {GUEST_WRITE, 12288, 512},
+	     {GUEST_WRITE, 16384, 512}, {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0});
+}
+
+/* A discard while a partial write copies the rest of a compressed cluster. */
+static void test_discard_waits_for_a_copying_write(void **state)
+{
+	RACE("c4k-r16-compressed", is_data_write, true, 2, {GUEST_WRITE, 0, 512},
+	     {GUEST_DISCARD, 0, C4K}, {GUEST_FLUSH, 0, 0}, {GUEST_READ, 0, C4K},
+	     {GUEST_SLEEP, 1, 0}, {GUEST_READ, 0, C4K});
+}
+
+/* A write while preallocation copies the cluster from the backing file. */
+static void test_write_waits_for_a_copying_allocation(void **state)
+{
+	RACE("c4k-r16-backing", is_copy, true, 2, {GUEST_ALLOCATE, 5 * C4K, C4K},
+	     {GUEST_WRITE, 5 * C4K + 512, 1024}, {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0});
+}
+
+/* Two writes that need the same L2 table, which is not there yet. */
+static void test_one_table_for_two_writers(void **state)
+{
+	RACE("c512-r16-v3", is_new_table, true, 2, {GUEST_WRITE, 33 * 1024, 512},
+	     {GUEST_WRITE, 40 * 1024, 512}, {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0});
+}
+
+/* A new L2 table, dirty entries and raised refcounts when the L1 table moves. */
+static void test_l1_moves_with_everything_dirty(void **state)
+{
+	RACE("c512-r16-v3", NULL, true, 1, {GUEST_WRITE, 0, 1024}, {GUEST_WRITE, 40 * 1024, 4096},
+	     {GUEST_RESIZE, 4608 * 512, 0}, {GUEST_WRITE, 70 * 1024, 4096}, {GUEST_FLUSH, 0, 0});
+}
+
+/* The L1 table alone is stored last, and before the flush returns. */
+static void test_flush_includes_the_l1_table(void **state)
+{
+	RACE("c512-r16-v3", NULL, true, 1, {GUEST_WRITE, 40 * 1024, 512}, {GUEST_FLUSH, 0, 0},
+	     {GUEST_WRITE, 0, 512});
+}
+
+/* Runs freed one by one that a search for two neighbours finds by their refcounts. */
+static void test_freed_runs_are_handed_out_once(void **state)
+{
+	RACE("c512-r16-v3", NULL, true, 1, {GUEST_WRITE, 8192, 512}, {GUEST_WRITE, 9216, 512},
+	     {GUEST_FLUSH, 0, 0}, {GUEST_DISCARD, 9216, 512}, {GUEST_FLUSH, 0, 0},
+	     {GUEST_SLEEP, 10, 0}, {GUEST_DISCARD, 8192, 512}, {GUEST_FLUSH, 0, 0},
+	     {GUEST_SLEEP, 10, 0}, {GUEST_RESIZE, 4608 * 512, 0}, {GUEST_WRITE, 16384, 512},
+	     {GUEST_WRITE, 20480, 512}, {GUEST_FLUSH, 0, 0});
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_entry_shows_no_cluster_without_its_data),
+		cmocka_unit_test(test_read_under_way_keeps_its_cluster),
+		cmocka_unit_test(test_punch_comes_before_reuse),
+		cmocka_unit_test(test_discard_waits_for_a_copying_write),
+		cmocka_unit_test(test_write_waits_for_a_copying_allocation),
+		cmocka_unit_test(test_one_table_for_two_writers),
+		cmocka_unit_test(test_l1_moves_with_everything_dirty),
+		cmocka_unit_test(test_flush_includes_the_l1_table),
+		cmocka_unit_test(test_freed_runs_are_handed_out_once),
+	};
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
