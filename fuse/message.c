@@ -18,7 +18,7 @@
 static int take_name(const struct message *message, struct request *request, int too_long)
 {
 	const char *name = message->payload;
-	size_t len = strnlen(name, message->payload_bytes);
+	size_t len = message->payload_bytes ? strnlen(name, message->payload_bytes) : 0;
 
 	if (len == message->payload_bytes)
 		return -EINVAL;

@@ -136,7 +136,8 @@ static void test_unmount(void **state)
 static void test_words(void **state)
 {
 	accepts("qcow2fs IMG MNT -o snapshot=s1,backing=none,backing_file=b,data_file=d -o "
-		"discard=ignore,grow,shrink,threads=3,l2_cache=16M,cache=none,io=threads");
+		"discard=ignore,grow,shrink,threads=3,l2_cache=16M,cache=none,io=threads,"
+		"transport=dev");
 	assert_string_equal(options.snapshot, "s1");
 	assert_int_equal(options.access, ACCESS_READ_ONLY);
 	assert_int_equal(options.names, NAMES_NONE);
@@ -147,6 +148,7 @@ static void test_words(void **state)
 	assert_int_equal(options.l2_cache_bytes, 16u << 20);
 	assert_int_equal(options.cache, CACHE_NONE);
 	assert_string_equal(options.engine, "threads");
+	assert_int_equal(options.transport, WISH_DEV);
 	accepts("qcow2fs IMG MNT -o uid=5,gid=6,umask=027,name=x.img");
 	assert_true(options.has_uid && options.has_gid && options.has_umask);
 	assert_int_equal(options.uid, 5);
@@ -187,6 +189,7 @@ static void test_bad_words(void **state)
 	refuses("qcow2fs IMG MNT -o backing=some", "backing=some");
 	refuses("qcow2fs IMG MNT -o discard=some", "discard=some");
 	refuses("qcow2fs IMG MNT -o io=some", "io=some");
+	refuses("qcow2fs IMG MNT -o transport=some", "transport=some");
 	refuses("qcow2fs IMG MNT -o umask=8", "umask=8");
 	refuses("qcow2fs IMG MNT -o uid=no_such_user_here", "no such user");
 	refuses("qcow2fs IMG MNT -o name=a/b", "name=a/b");
