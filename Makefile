@@ -9,6 +9,7 @@
 #   make deps        install what building needs (Debian, Ubuntu, Fedora, Arch, Alpine);
 #   make deps-test   ... and what the tests need on top of it
 #   make sim         the simulated disk: power cuts, faults, schedules
+#   make hostile     images that somebody has prepared
 #   make bench       fio, side by side with the peers
 #   make install     programs below DESTDIR/PREFIX
 #   make fmt         format the sources; make fmt-check only looks
@@ -129,6 +130,7 @@ $(B)/test/unit/test_%: $(B)/test/unit/test_%.o $(LIBS)
 	$(call link,$(PKG_LIBS) -lcmocka)
 
 include test/sim/sim.mk
+include test/hostile/hostile.mk
 
 # Tests that include a header of the server, or of the simulated disk, link with it.
 including  = $(patsubst %.c,$(B)/%,$(if $(UNIT_SRC),$(shell grep -l '^#include "$(1)' $(UNIT_SRC))))
@@ -159,7 +161,7 @@ FORCE:
 # ---- tests ----
 
 .PHONY: unit test-programs check check-san check-valgrind bench demo
-test-programs: all $(UNITS) $(IT_PROGS) $(SIM)
+test-programs: all $(UNITS) $(IT_PROGS) $(SIM) $(HOSTILE)
 unit: $(UNITS)
 	$(Q)test/run -b $(B) 'unit/*'
 
