@@ -11,10 +11,13 @@
 #   make sim         the simulated disk: power cuts, faults, schedules
 #   make hostile     images that somebody has prepared
 #   make bench       fio, side by side with the peers
-#   make install     programs below DESTDIR/PREFIX
+#   make install     everything below DESTDIR/PREFIX, the mount helper's link in DESTDIR/SBINDIR;
+#   make uninstall   ... takes it away again
+#   make reproducible  build twice in two folders and compare
+#   make deb         a Debian package below build/, looked at by lintian
 #   make fmt         format the sources; make fmt-check only looks
 #
-# Honoured: CC CFLAGS CPPFLAGS LDFLAGS PKG_CONFIG DESTDIR PREFIX. V=1 shows commands;
+# Honoured: CC CFLAGS CPPFLAGS LDFLAGS PKG_CONFIG DESTDIR PREFIX SBINDIR. V=1 shows commands;
 # SAN=address|thread builds with sanitizers, CO=ucontext takes the portable coroutine
 # switch, ZSTD=no leaves libzstd out, each into a folder of its own; B=DIR is the build folder.
 
@@ -41,7 +44,7 @@ CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 $(CORE_PKGS)
 
 # These goals compile nothing themselves, so they need no library yet.
-DRY_GOALS := clean deps deps-test check check-san check-valgrind demo bench fmt fmt-check
+DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fmt fmt-check
 ifneq ($(filter-out $(DRY_GOALS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell command -v $(firstword $(PKG_CONFIG))),)
 $(error $(PKG_CONFIG) not found: run `make deps`)
@@ -197,10 +200,51 @@ deps:
 deps-test:
 	$(Q)dist/deps.sh test
 
+# mount(8) looks for its helpers in /sbin, whatever the prefix.
+SBINDIR   ?= /sbin
+MAN1      := $(wildcard doc/*.1)
+MAN8      := $(wildcard doc/*.8)
+BASH_COMP := $(wildcard dist/completions/*.bash)
+FISH_COMP := $(wildcard dist/completions/*.fish)
+ZSH_COMP  := $(wildcard dist/completions/_*)
+share      = $(DESTDIR)$(PREFIX)/share
+unit_dir   = $(DESTDIR)$(PREFIX)/lib/systemd/system
+bash_dir   = $(share)/bash-completion/completions
+fish_dir   = $(share)/fish/vendor_completions.d
+zsh_dir    = $(share)/zsh/site-functions
+
 install: all
-	install -D -m 755 $(B)/qcow2fs $(DESTDIR)$(PREFIX)/bin/qcow2fs
-	install -D -m 755 $(B)/qcow2tool $(DESTDIR)$(PREFIX)/bin/qcow2tool
-	install -D -m 644 doc/qcow2tool.1 $(DESTDIR)$(PREFIX)/share/man/man1/qcow2tool.1
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SBINDIR) $(share)/man/man1 \
+		$(share)/man/man8 $(bash_dir) $(fish_dir) $(zsh_dir) $(unit_dir)
+	install -m 755 $(B)/qcow2fs $(B)/qcow2tool $(DESTDIR)$(PREFIX)/bin
+	ln -sf $(PREFIX)/bin/qcow2fs $(DESTDIR)$(SBINDIR)/mount.qcow2fs
+	install -m 644 $(MAN1) $(share)/man/man1
+	install -m 644 $(MAN8) $(share)/man/man8
+	$(foreach f,$(BASH_COMP),install -m 644 $(f) $(bash_dir)/$(basename $(notdir $(f))) &&) :
+	install -m 644 $(FISH_COMP) $(fish_dir)
+	install -m 644 $(ZSH_COMP) $(zsh_dir)
+	sed 's|/usr/bin/qcow2fs|$(PREFIX)/bin/qcow2fs|' dist/systemd/qcow2fs@.service \
+		>$(unit_dir)/qcow2fs@.service
+	chmod 644 $(unit_dir)/qcow2fs@.service
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,qcow2fs qcow2tool) \
+		$(DESTDIR)$(SBINDIR)/mount.qcow2fs \
+		$(addprefix $(share)/man/man1/,$(notdir $(MAN1))) \
+		$(addprefix $(share)/man/man8/,$(notdir $(MAN8))) \
+		$(addprefix $(bash_dir)/,$(basename $(notdir $(BASH_COMP)))) \
+		$(addprefix $(fish_dir)/,$(notdir $(FISH_COMP))) \
+		$(addprefix $(zsh_dir)/,$(notdir $(ZSH_COMP))) $(unit_dir)/qcow2fs@.service
+
+.PHONY: uninstall reproducible deb
+reproducible:
+	$(Q)$(MAKE) all
+	$(Q)test/run -b $(B) it/reproducible
+
+# The package is built from a copy, so that debhelper leaves nothing in the tree.
+deb:
+	$(Q)dist/deps.sh deb
+	$(Q)dist/deb.sh $(VERSION) $(B)/deb
 
 CLANG_FORMAT ?= clang-format
 fmt:

@@ -1,15 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# deps.sh build|demo|test|bench: installs the packages that building, the demonstration,
-# the tests or the measurements need, with the system's own package manager. Does nothing,
-# quickly, when all of them are there. Uses sudo when it does not run as root.
+# deps.sh build|demo|test|bench|deb: installs the packages that building, the demonstration,
+# the tests, the measurements or a Debian package need, with the system's own package
+# manager. Does nothing, quickly, when all of them are there. Uses sudo when it does not run
+# as root.
 set -eu
 
 level=${1:-build}
 case $level in
-build | demo | test | bench) ;;
-*) echo "usage: $0 build|demo|test|bench" >&2; exit 1 ;;
+build | demo | test | bench | deb) ;;
+*) echo "usage: $0 build|demo|test|bench|deb" >&2; exit 1 ;;
 esac
 
 if command -v apt-get >/dev/null; then
@@ -17,9 +18,10 @@ if command -v apt-get >/dev/null; then
 	build="gcc make libc6-dev pkg-config libfuse3-dev fuse3 liburing-dev zlib1g-dev libzstd-dev
 	       libdeflate-dev"
 	demo="qemu-utils e2fsprogs mount"
-	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk tar valgrind gdb
+	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk attr mandoc tar valgrind gdb
 	      clang-format gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 	bench="python3 qemu-utils qemu-system-common libnbd-bin fio"
+	deb="dpkg-dev debhelper fakeroot lintian"
 elif command -v dnf >/dev/null; then
 	manager=dnf
 	build="gcc make glibc-devel pkgconf-pkg-config fuse3-devel fuse3 liburing-devel zlib-devel libzstd-devel
@@ -54,6 +56,7 @@ case $level in
 demo) wanted="$wanted $demo" ;;
 test) wanted="$wanted $demo $test" ;;
 bench) wanted="$wanted $bench" ;;
+deb) wanted="$wanted ${deb?a Debian package is built on Debian or Ubuntu}" ;;
 esac
 
 # Prints those of the arguments that are not installed.
