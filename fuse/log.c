@@ -17,8 +17,8 @@
 #define LINE_BYTES 2048
 
 static struct {
-	int fd; /* of --log-file, -1: syslog */
-	bool detached;
+	int fd;                /* of --log-file, -1: syslog */
+	_Atomic bool detached; /* set while the reactor may already log */
 	bool quiet;
 } sink = {.fd = -1};
 
