@@ -338,9 +338,11 @@ static int coroutine_fn search(struct writer *writer, struct search *s)
 
 	if (!ret && writer->scan < writer->tail)
 		ret = search_range(writer, s, &writer->scan, writer->tail, SCAN_SLICES_MAX);
-	while (!ret)
+	if (!ret)
 		ret = search_range(writer, s, &writer->tail,
 				   HOST_OFF_MAX >> writer->image->cluster_bits, UINT32_MAX);
+	if (!ret)
+		return -EFBIG; /* nothing is left below the largest host offset */
 	return ret < 0 ? ret : 0;
 }
 

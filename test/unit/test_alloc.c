@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * alloc: which clusters are handed out, in images of 512-byte clusters whose refcounts
+ * are made by hand: 256 of them in a block, 64 blocks in the refcount table.
+ */
+#include "test/sim/disk.h"
+#include "test/unit/hand_image.h"
+
+#include "core/alloc.h"
+#include "core/refcount.h"
+
+#define CLUSTER 512ull
+#define NB_FILE 32u /* clusters of the file */
+
+static uint8_t *bytes;
+static struct image *image;
+
+static void new_image(void)
+{
+	bytes = hand_image("a", 3, 9, NB_FILE, 64 * CLUSTER);
+}
+
+static void set_refcounts(unsigned first, unsigned end, unsigned value)
+{
+	for (unsigned c = first; c < end; c++)
+		be16_put(bytes + HAND_REFBLOCK * CLUSTER + c * 2, value);
+}
+
+static void coroutine_fn open_image(void)
+{
+	image = hand_open("a", &(struct image_options){.writable = true});
+	assert_int_equal(writer_begin(image->writer), 0);
+}
+
+static void coroutine_fn close_image(void)
+{
+	assert_int_equal(image_close(image), 0);
+	bytes = hand.disk->files[0].bytes.data;
+}
+
+/* Clusters [first, first + nb) are handed out, and have refcount 1 at once. */
+static void coroutine_fn expect_alloc(uint64_t nb_min, uint64_t nb_max, uint64_t first, uint64_t nb,
+				      bool zero)
+{
+	uint64_t host_off = 0, got = 0, value;
+	bool is_zero = !zero;
+
+	assert_int_equal(alloc_clusters(image->writer, nb_min, nb_max, &host_off, &got, &is_zero),
+			 0);
+	assert_int_equal(host_off, first * CLUSTER);
+	assert_int_equal(got, nb);
+	assert_int_equal(is_zero, zero);
+	for (uint64_t c = first; c < first + nb; c++) {
+		assert_int_equal(refcount_get(image->writer, c, &value), 0);
+		assert_int_equal(value, 1);
+	}
+}
+
+static void coroutine_fn expect_failure(int err)
+{
+	uint64_t host_off, nb;
+	bool zero;
+
+	assert_int_equal(alloc_clusters(image->writer, 1, 1, &host_off, &nb, &zero), -err);
+}
+
+CO_TEST(test_first_free_clusters)
+{
+	new_image();
+	set_refcounts(7, 9, 1);
+	open_image();
+	expect_alloc(1, 1, 5, 1, false);
+	expect_alloc(1, 8, 6, 1, false); /* up to the next one in use */
+	expect_alloc(1, 8, 9, 8, false);
+	close_image();
+	for (unsigned c = 0; c < 17; c++)
+		assert_int_equal(be16_get(bytes + HAND_REFBLOCK * CLUSTER + c * 2), 1);
+	assert_int_equal(be16_get(bytes + HAND_REFBLOCK * CLUSTER + 17 * 2), 0);
+}
+
+/* Runs that are too short are left for others. */
+CO_TEST(test_contiguous_clusters)
+{
+	new_image();
+	for (unsigned c = 6; c < 20; c += 2)
+		set_refcounts(c, c + 1, 1);
+	open_image();
+	expect_alloc(3, 4, 19, 4, false);
+	close_image();
+}
+
+/* Behind the end of the file everything is zeros; what was given back is not. */
+CO_TEST(test_zeros_behind_the_end)
+{
+	new_image();
+	set_refcounts(HAND_DATA, NB_FILE, 1);
+	open_image();
+	expect_alloc(1, 4, NB_FILE, 4, true);
+	alloc_undo(image->writer, NB_FILE * CLUSTER, 4);
+	expect_alloc(1, 2, NB_FILE, 2, false);
+	expect_alloc(1, 9, NB_FILE + 2, 2, false);
+	expect_alloc(1, 1, NB_FILE + 4, 1, true);
+	close_image();
+}
+
+CO_TEST(test_undo)
+{
+	uint64_t value;
+
+	new_image();
+	open_image();
+	expect_alloc(1, 3, 5, 3, false);
+	alloc_undo(image->writer, 5 * CLUSTER, 3);
+	assert_int_equal(refcount_get(image->writer, 6, &value), 0);
+	assert_int_equal(value, 0);
+	assert_int_equal(image->stats.nb_allocated_clusters, 3);
+	assert_int_equal(image->stats.nb_freed_clusters, 3);
+	close_image();
+	assert_int_equal(be16_get(bytes + HAND_REFBLOCK * CLUSTER + 6 * 2), 0);
+}
+
+/* The first cluster of a range without a refcount block becomes that block. */
+CO_TEST(test_new_refcount_block)
+{
+	new_image();
+	set_refcounts(HAND_DATA, 256, 1);
+	open_image();
+	expect_alloc(1, 2, 257, 2, true);
+	close_image();
+	assert_int_equal(be64_get(bytes + HAND_REFTABLE * CLUSTER + 8), 256 * CLUSTER);
+	for (unsigned c = 0; c < 4; c++)
+		assert_int_equal(be16_get(bytes + 256 * CLUSTER + c * 2), c < 3);
+}
+
+/* Beyond the refcount table: a larger one, and the old one's cluster is free. */
+CO_TEST(test_new_refcount_table)
+{
+	const uint64_t first = 64 * 256;
+	uint64_t table, value;
+
+	new_image();
+	open_image();
+	image->writer->scan = image->writer->tail = first;
+	expect_alloc(1, 1, first + 3, 1, true); /* one block, two clusters of table */
+	assert_int_equal(refcount_get(image->writer, HAND_REFTABLE, &value), 0);
+	assert_int_equal(value, 0);
+	expect_alloc(1, 1, HAND_REFTABLE, 1, false);
+	close_image();
+	table = be64_get(HAND_FIELD(bytes, refcount_table_offset));
+	assert_int_equal(table, (first + 1) * CLUSTER);
+	assert_int_equal(be32_get(HAND_FIELD(bytes, refcount_table_clusters)), 2);
+	assert_int_equal(be64_get(bytes + table), HAND_REFBLOCK * CLUSTER);
+	assert_int_equal(be64_get(bytes + table + 64 * 8), first * CLUSTER);
+}
+
+/* ---- images that contradict themselves ---- */
+
+CO_TEST(test_metadata_is_never_handed_out)
+{
+	for (unsigned c = 0; c < HAND_DATA; c++) {
+		new_image();
+		set_refcounts(c, c + 1, 0);
+		open_image();
+		expect_failure(EIO);
+		assert_int_equal(writer_begin(image->writer), -EIO);
+		assert_int_equal(image_close(image), -EIO);
+		assert_int_equal(be64_get(HAND_FIELD(bytes, incompatible_features)),
+				 INCOMPAT_CORRUPT);
+		sim_disk_reset(hand.disk);
+	}
+}
+
+CO_TEST(test_damaged_refcount_table_entry)
+{
+	new_image();
+	be64_put(bytes + HAND_REFTABLE * CLUSTER, HAND_REFBLOCK * CLUSTER | 1);
+	open_image();
+	expect_failure(EIO);
+	close_image();
+}
+
+/* ---- the end of everything ---- */
+
+/* A sparse host file may be as large as the largest host offset. */
+CO_TEST(test_no_cluster_left)
+{
+	new_image();
+	open_image();
+	image->writer->scan = image->writer->tail = HOST_OFF_MAX / CLUSTER;
+	expect_failure(EFBIG);
+	image->writer->scan = image->writer->tail = UINT64_MAX / CLUSTER;
+	expect_failure(EFBIG);
+	close_image();
+}
+
+CO_TEST(test_refcount_table_too_large)
+{
+	new_image();
+	open_image();
+	/* 8 MiB of table are 2^20 blocks of 256 clusters. */
+	image->writer->scan = image->writer->tail = 1ull << 28;
+	expect_failure(EFBIG);
+	close_image();
+	assert_int_equal(be64_get(HAND_FIELD(bytes, refcount_table_offset)),
+			 HAND_REFTABLE * CLUSTER);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		HAND_TEST(test_first_free_clusters),
+		HAND_TEST(test_contiguous_clusters),
+		HAND_TEST(test_zeros_behind_the_end),
+		HAND_TEST(test_undo),
+		HAND_TEST(test_new_refcount_block),
+		HAND_TEST(test_new_refcount_table),
+		HAND_TEST(test_metadata_is_never_handed_out),
+		HAND_TEST(test_damaged_refcount_table_entry),
+		HAND_TEST(test_no_cluster_left),
+		HAND_TEST(test_refcount_table_too_large),
+	};
+
+	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
+}
