@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define SLICES_PER_CHUNK 16u
-#define SLICES_MIN 2u
+#define SLICES_MIN 1u
 
 /* Memory for SLICES_PER_CHUNK slices at once. */
 struct chunk {

@@ -115,7 +115,7 @@ mutant("flush-no-mutex", "two rounds at once",
 
 mutant("header-no-flush-before", "the header is switched to a table that is not durable",
        [("core/header.c", "\tint ret = file_flush(file); /* I2: what the new fields point to comes first */\n",
-         "\tint ret = 0;\n")], NAMED + GROWTH,
+         "\tint ret = 0;\n")], RACES,
        [line("core/header.c", "int ret = file_flush(file); /* I2: what the new fields point to comes first */")])
 mutant("header-no-flush-after", "the old table is freed while the header may still point to it",
        [("core/header.c", "\t\tret = file_flush(file); /* I2: nobody builds on the switch before it is durable */\n",
@@ -151,9 +151,7 @@ mutant("alloc-no-mutex", "two allocations at once",
 mutant("alloc-knows-too-many-zeros", "reused clusters are taken for untouched ones",
        [("core/alloc.c", "*ret_zero = *ret_host_off >= writer->zero_from;", "*ret_zero = true;")],
        CRASH)
-mutant("alloc-trusts-freed-runs", "freed runs that the scan has taken are handed out again",
-       [("core/alloc.c", "\t\tif (value)\n\t\t\treturn 0;\n\t\ts->first = taken.first;\n", "\t\ts->first = taken.first;\n")],
-       RACES)
+
 
 # ---- writing ----
 
@@ -258,7 +256,7 @@ mutant("resize-old-l1-freed-at-once", "the old L1 table's clusters are leaked",
        LEAKS, [line("core/resize.c", "div_up(old_bytes, size)); /* I4 */")])
 mutant("resize-uncovers-backing", "a growing disk shows a longer backing file",
        [("core/resize.c", "\tret = zero_outside(writer, old_bytes, min_u64(end, size_bytes));\n", "\t(void)end;\n")],
-       BACKING + NAMED)
+       FEATURES)
 
 # ---- cache ----
 

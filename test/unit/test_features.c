@@ -2,7 +2,8 @@
 /*
  * test_features: rule I11 on the simulated disk: what must be durable in the header or a
  * bitmap directory before the first write of anything else: autoclear bits, the in_use
- * flags of bitmaps, the corrupt bit. And nothing of that happens without a write.
+ * flags of bitmaps, the corrupt bit. And nothing of that happens without a write. And what
+ * growing must not show.
  */
 #include "test/sim/lab.h"
 
@@ -224,6 +225,57 @@ static void test_data_over_a_table_sets_the_corrupt_bit(void **state)
 	lab_close(&lab);
 }
 
+/* ---- growing over a longer backing file ---- */
+
+struct growth {
+	struct lab *lab;
+	uint64_t old_bytes, new_bytes;
+	uint8_t *tail; /* what the disk shows beyond old_bytes */
+	int result;
+};
+
+static void coroutine_fn growth_main(void *arg)
+{
+	struct growth *growth = arg;
+	const struct image_options options = {.writable = true};
+	struct image *image;
+
+	growth->result =
+		image_open(&growth->lab->sim.disk->opener, CELL_IMAGE_NAME, &options, &image, NULL);
+	if (growth->result)
+		return;
+	growth->result = image_resize(image, growth->new_bytes);
+	if (!growth->result)
+		growth->result = image_read(image, growth->old_bytes, growth->tail,
+					    growth->new_bytes - growth->old_bytes, NULL);
+	if (!growth->result)
+		growth->result = image_close(image);
+}
+
+static void test_growing_uncovers_nothing_of_the_backing_file(void **state)
+{
+	struct lab lab;
+	struct growth growth = {.lab = &lab, .old_bytes = 9 * CLUSTER + 512};
+	uint8_t *size;
+
+	lab_open(&lab, "c4k-r16-backing");
+	lab_prepare(&lab, 1, NULL, 0, 1);
+	size = live(&lab) + offsetof(struct qcow2_header, size);
+	growth.new_bytes = be64_get(size);
+	be64_put(size, growth.old_bytes);
+	growth.tail = malloc(growth.new_bytes);
+	assert_non_null(growth.tail);
+	reactor_run(lab.sim.reactor, growth_main, &growth);
+	assert_int_equal(growth.result, 0);
+	/* The last cluster keeps what the image itself holds there: zeros are what is new. */
+	for (uint64_t i = 0; i < growth.new_bytes - growth.old_bytes; i++)
+		if (growth.old_bytes + i < growth.new_bytes - CLUSTER)
+			assert_int_equal(growth.tail[i], 0);
+	assert_int_equal(lab_count_leaks(&lab), 0);
+	free(growth.tail);
+	lab_close(&lab);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +284,7 @@ int main(void)
 		cmocka_unit_test(test_bitmaps_are_marked_before_the_first_write),
 		cmocka_unit_test(test_bitmaps_stay_valid_without_a_write),
 		cmocka_unit_test(test_data_over_a_table_sets_the_corrupt_bit),
+		cmocka_unit_test(test_growing_uncovers_nothing_of_the_backing_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
