@@ -58,7 +58,7 @@ static const char help_text[] =
 	"                        echo Y > /sys/module/fuse/parameters/enable_uring), which\n"
 	"                        serves small requests 1.3 to 1.9 times as fast at half the\n"
 	"                        CPU time and large writes at 0.8 times the speed; auto\n"
-	"                        takes io_uring where it is switched on\n"
+	"                        takes io_uring where it is switched on, from 6.18.3 on\n"
 	"  allow_other, allow_root, auto_unmount, fsname=NAME, sync, noexec, ... as in\n"
 	"                        mount.fuse3(8); nofail, _netdev, x-* ... as in fstab(5)\n"
 	"\n"

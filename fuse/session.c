@@ -120,6 +120,8 @@ static enum exit_status choose_transport(struct session *session, struct engine 
 	if (wish == WISH_DEV)
 		return EXIT_OK;
 	session->ring_note = transport_uring_obstacle();
+	if (!session->ring_note && wish == WISH_AUTO && !transport_uring_is_trusted())
+		session->ring_note = "io_uring only with -o transport=uring before Linux 6.18.3";
 	if (!session->ring_note && transport_uring_prepare(engine) < 0)
 		session->ring_note = "it needs -o io=uring, and memory for the ring";
 	if (!session->ring_note || wish == WISH_AUTO)

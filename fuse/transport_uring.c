@@ -36,6 +36,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #define QUEUE_DEPTH 32u
@@ -101,6 +102,19 @@ const char *transport_uring_obstacle(void)
 		return "FUSE over io_uring is switched off; root can switch it on with: "
 		       "echo Y > " PARAMETER;
 	return NULL;
+}
+
+/* FUSE over io_uring was young before Linux 6.18.3: there it is taken when asked for. */
+bool transport_uring_is_trusted(void)
+{
+	unsigned major, minor, patch = 0;
+	struct utsname name;
+
+	if (uname(&name) < 0 || sscanf(name.release, "%u.%u.%u", &major, &minor, &patch) < 2)
+		return false;
+	if (major != 6)
+		return major > 6;
+	return minor > 18 || (minor == 18 && patch >= 3);
 }
 
 /* The number of CPUs in a list such as 0-3,8-11; 0 when it cannot be read. */

@@ -27,6 +27,9 @@ struct transport_uring_params {
  */
 const char *transport_uring_obstacle(void);
 
+/* Is the kernel's side mature enough to be taken unasked? */
+bool transport_uring_is_trusted(void);
+
 /* Makes room in the engine, before its reactor runs. 0 or -errno. */
 int transport_uring_prepare(struct engine *engine);
 
