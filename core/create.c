@@ -382,23 +382,31 @@ static int coroutine_fn write_header(struct formatter *f)
 	uint8_t *cluster = calloc(1, size);
 	int ret = cluster ? compose_header(f, cluster) : -ENOMEM;
 
+	if (!ret && size > HEADER_SECTOR_BYTES)
+		ret = file_write(f->file, HEADER_SECTOR_BYTES, cluster + HEADER_SECTOR_BYTES,
+				 size - HEADER_SECTOR_BYTES, IO_TAG_HEADER);
 	if (!ret && f->data_file)
 		ret = file_flush(f->data_file);
 	if (!ret)
 		ret = file_flush(f->file); /* I2: everything is there before it is an image */
 	if (!ret)
-		ret = file_write(f->file, 0, cluster, size, IO_TAG_HEADER);
+		ret = file_write(f->file, 0, cluster, HEADER_SECTOR_BYTES, IO_TAG_HEADER);
 	if (!ret)
 		ret = file_flush(f->file);
 	free(cluster);
 	return ret;
 }
 
+/* What was an image before is none any more, durably, when its tables are overwritten. */
 static int coroutine_fn erase(struct file *file, uint64_t header_bytes)
 {
-	if (!file->is_block_device)
-		return file_truncate(file, 0);
-	return file_zero(file, 0, header_bytes, IO_TAG_HEADER);
+	int ret;
+
+	if (!file->size_bytes)
+		return 0;
+	ret = file->is_block_device ? file_zero(file, 0, header_bytes, IO_TAG_HEADER)
+				    : file_truncate(file, 0);
+	return ret ? ret : file_flush(file);
 }
 
 int coroutine_fn create_format(struct file *file, struct file *data_file,

@@ -152,6 +152,27 @@ static int coroutine_fn adopt_table(struct writer *writer, uint64_t old_off, uin
 	return ret;
 }
 
+/* Writes the table and makes the header point to it, and not to the old one any more. */
+static int coroutine_fn switch_table(struct writer *writer, const struct table *table)
+{
+	struct image *image = writer->image;
+	uint64_t old_off = image->header.snapshots_offset;
+	uint64_t old_bytes = image->snapshots.table_bytes;
+	struct header_change change = header_change_none(&image->header);
+	int ret = write_table(writer, table, &change.snapshots_offset);
+
+	if (ret)
+		return ret;
+	change.nb_snapshots = table->nb_snapshots;
+	ret = flush_switch_header(writer, &change); /* I1, I2, I4 */
+	if (!ret)
+		return adopt_table(writer, old_off, old_bytes);
+	if (change.snapshots_offset)
+		alloc_undo(writer, change.snapshots_offset,
+			   tree_table_clusters(image, table->nb_bytes)); /* I12 */
+	return ret;
+}
+
 /* ---- the frame of each operation ---- */
 
 /* Sets or clears the dirty bit, durably (I11). */
@@ -225,44 +246,37 @@ static const struct snapshot *find(const struct image *image, const char *id_or_
 
 /* ---- create ---- */
 
-static int coroutine_fn write_new_table(struct writer *writer, const char *name, uint64_t l1_off,
-					uint32_t date_sec, uint32_t date_nsec,
-					struct header_change *change)
+static int coroutine_fn compose_table(struct image *image, const char *name, uint64_t l1_off,
+				      uint32_t date_sec, uint32_t date_nsec, struct table *table)
 {
-	struct image *image = writer->image;
-	struct table table;
 	char id[ID_BYTES_MAX];
 	int ret;
 
 	make_id(&image->snapshots, id);
-	ret = read_table(image, entry_bytes(id, name), &table);
+	ret = read_table(image, entry_bytes(id, name), table);
 	if (ret)
 		return ret;
-	append_entry(&table, image, id, name, l1_off, date_sec, date_nsec);
-	ret = table.nb_bytes > SNAPSHOT_TABLE_BYTES_MAX || table.nb_snapshots > SNAPSHOTS_MAX
-		      ? -EFBIG
-		      : write_table(writer, &table, &change->snapshots_offset);
-	change->nb_snapshots = table.nb_snapshots;
-	free(table.bytes);
-	return ret;
+	append_entry(table, image, id, name, l1_off, date_sec, date_nsec);
+	if (table->nb_bytes <= SNAPSHOT_TABLE_BYTES_MAX && table->nb_snapshots <= SNAPSHOTS_MAX)
+		return 0;
+	free(table->bytes);
+	return -EFBIG;
 }
 
-/* With the references raised: flags, tables, switch. */
+/* With the references raised: flags, table, switch. */
 static int coroutine_fn publish(struct writer *writer, const char *name, uint64_t l1_off,
 				uint32_t date_sec, uint32_t date_nsec)
 {
-	struct image *image = writer->image;
-	uint64_t old_off = image->header.snapshots_offset;
-	uint64_t old_bytes = image->snapshots.table_bytes;
-	struct header_change change = header_change_none(&image->header);
+	struct table table;
 	int ret = tree_update_copied(writer); /* I7: shared from now on */
 
 	if (!ret)
-		ret = write_new_table(writer, name, l1_off, date_sec, date_nsec, &change);
+		ret = compose_table(writer->image, name, l1_off, date_sec, date_nsec, &table);
 	if (ret)
 		return ret;
-	ret = flush_switch_header(writer, &change); /* I1, I2 */
-	return ret ? ret : adopt_table(writer, old_off, old_bytes);
+	ret = switch_table(writer, &table);
+	free(table.bytes);
+	return ret;
 }
 
 static int coroutine_fn create(struct writer *writer, const char *name, uint32_t date_sec,
@@ -349,23 +363,17 @@ static int coroutine_fn delete (struct writer *writer, unsigned index)
 	struct image *image = writer->image;
 	uint64_t l1_off = image->snapshots.snapshots[index].l1_table_offset;
 	uint32_t l1_size = image->snapshots.snapshots[index].l1_size;
-	uint64_t old_off = image->header.snapshots_offset;
-	uint64_t old_bytes = image->snapshots.table_bytes;
-	struct header_change change = header_change_none(&image->header);
+	uint32_t nb_before = image->header.nb_snapshots;
 	struct table table;
 	int ret = read_table(image, 0, &table);
 
 	if (ret)
 		return ret;
 	remove_entry(&table, index);
-	ret = write_table(writer, &table, &change.snapshots_offset);
-	change.nb_snapshots = table.nb_snapshots;
+	ret = switch_table(writer, &table);
 	free(table.bytes);
-	if (ret)
-		return ret;
-	ret = flush_switch_header(writer, &change); /* I4: the last pointer is gone */
-	if (!ret)
-		ret = adopt_table(writer, old_off, old_bytes);
+	if (ret && image->header.nb_snapshots == nb_before && !tree_settle(writer))
+		mark_dirty(writer, false); /* nothing has happened */
 	if (!ret)
 		ret = tree_unlink(writer, l1_off, l1_size);
 	if (!ret)

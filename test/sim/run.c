@@ -5,6 +5,7 @@
 #include "test/sim/memory.h"
 #include "test/sim/verdict.h"
 
+#include "core/compress_write.h"
 #include "io/co_sync.h"
 
 #include <errno.h>
@@ -42,9 +43,9 @@ void sim_destroy(struct sim *sim)
 
 const char *run_describe(const struct guest_op *ops, unsigned nb_ops)
 {
-	static const char *const names[] = {"write",   "read",     "zero",   "zero-keep",
-					    "discard", "allocate", "resize", "flush",
-					    "reopen",  "close",    "sleep"};
+	static const char *const names[] = {"write",     "pack",    "read",     "zero",
+					    "zero-keep", "discard", "allocate", "resize",
+					    "flush",     "reopen",  "close",    "sleep"};
 	static char text[2048];
 	size_t used = 0;
 
@@ -110,6 +111,8 @@ static int coroutine_fn close_image(struct run *run)
 	int err;
 
 	run->image = NULL;
+	packer_destroy(run->packer);
+	run->packer = NULL;
 	err = image_close(image);
 	note_flush(run, t_start, had_failed, err);
 	run->close_result = err;
@@ -169,6 +172,14 @@ int coroutine_fn run_read_all(struct run *run, struct image *image)
 	return err;
 }
 
+/* The packer of the run, made for the first write through it. */
+static int coroutine_fn pack(struct run *run, const struct guest_op *op, const void *buf)
+{
+	int err = run->packer ? 0 : packer_create(run->image, &run->packer);
+
+	return err ? err : packer_write(run->packer, op->off, buf, op->len);
+}
+
 static int coroutine_fn perform_write(struct run *run, const struct guest_op *op)
 {
 	struct sim_disk *disk = run->sim->disk;
@@ -179,7 +190,8 @@ static int coroutine_fn perform_write(struct run *run, const struct guest_op *op
 	memory_pause();
 	model_begin(run->model, &change, sim_tick(disk), op->off, op->len, buf);
 	memory_resume();
-	err = image_write(run->image, op->off, buf, op->len);
+	err = op->kind == GUEST_PACK ? pack(run, op, buf)
+				     : image_write(run->image, op->off, buf, op->len);
 	model_end(run->model, &change, sim_tick(disk), err == 0);
 	/* Whoever still reads the buffer after the reply must be seen. */
 	memset(buf, 0xd7, op->len);
@@ -234,6 +246,7 @@ static int coroutine_fn perform(struct run *run, const struct guest_op *op)
 
 	switch (op->kind) {
 	case GUEST_WRITE:
+	case GUEST_PACK:
 		return perform_write(run, op);
 	case GUEST_READ:
 		return judged_read(run, run->image, op->off, op->len);

@@ -28,6 +28,7 @@ void sim_destroy(struct sim *sim);
 
 enum guest_kind {
 	GUEST_WRITE,
+	GUEST_PACK, /* a write of whole clusters, compressed */
 	GUEST_READ,
 	GUEST_ZERO,
 	GUEST_ZERO_KEEP, /* keeps the host clusters */
@@ -64,6 +65,7 @@ struct run {
 	unsigned nb_failed; /* operations, and the close, that reported an error */
 	/* the run's own */
 	struct image *image;
+	struct packer *packer;
 	bool flush_failed;
 };
 
