@@ -235,7 +235,7 @@ static void lay_out(const struct packer *packer, struct piece *pieces, unsigned 
 	}
 }
 
-/* How many of the pieces touch the host cluster; *first advances to the first one that does. */
+/* How many of the pieces touch the host cluster. */
 static uint64_t count_touching(const struct packer *packer, const struct piece *pieces, unsigned nb,
 			       uint64_t cluster)
 {
@@ -267,8 +267,9 @@ static int coroutine_fn add_references(struct writer *writer, uint64_t cluster, 
  * Takes fresh host clusters for what lies behind `start` and raises refcounts (I1): from
  * 1 to the number of descriptors, and one more for the packer where it will go on.
  */
-static int coroutine_fn raise_references(struct packer *packer, const struct batch *batch,
-					 uint64_t start, const struct place *end)
+static int coroutine_fn raise_references(struct packer *packer, const struct piece *pieces,
+					 unsigned nb_pieces, uint64_t start,
+					 const struct place *end)
 {
 	struct writer *writer = packer->image->writer;
 	unsigned bits = packer->image->cluster_bits;
@@ -278,7 +279,7 @@ static int coroutine_fn raise_references(struct packer *packer, const struct bat
 
 	co_mutex_lock(&writer->alloc_mutex);
 	for (uint64_t c = start >> bits; c <= last && !ret; c++) {
-		int64_t nb = count_touching(packer, batch->pieces, batch->nb, c);
+		int64_t nb = count_touching(packer, pieces, nb_pieces, c);
 		bool goes_on = c == last && end->position % size && packer->refs_max > 1;
 
 		/* One is there: of a fresh cluster, or the packer's own of the first. */
@@ -288,8 +289,8 @@ static int coroutine_fn raise_references(struct packer *packer, const struct bat
 	return ret;
 }
 
-static int coroutine_fn place_at(struct packer *packer, struct batch *batch, uint64_t start,
-				 uint64_t nb_here, bool *ret_placed)
+static int coroutine_fn place_at(struct packer *packer, struct piece *pieces, unsigned nb_pieces,
+				 uint64_t start, uint64_t nb_here, bool *ret_placed)
 {
 	struct image *image = packer->image;
 	struct place place = {.position = start, .nb_here = nb_here};
@@ -298,7 +299,7 @@ static int coroutine_fn place_at(struct packer *packer, struct batch *batch, uin
 	int ret;
 
 	*ret_placed = false;
-	lay_out(packer, batch->pieces, batch->nb, &place);
+	lay_out(packer, pieces, nb_pieces, &place);
 	nb_fresh = (round_up(place.position, size) - fresh) / size;
 	if (nb_fresh) {
 		ret = alloc_clusters(image->writer, nb_fresh, nb_fresh, &host_off, &nb, &zero);
@@ -309,13 +310,13 @@ static int coroutine_fn place_at(struct packer *packer, struct batch *batch, uin
 			return 0; /* not contiguous: begin anew elsewhere */
 		}
 		if (!start) {
-			for (unsigned i = 0; i < batch->nb; i++)
-				batch->pieces[i].host_off += host_off;
+			for (unsigned i = 0; i < nb_pieces; i++)
+				pieces[i].host_off += host_off;
 			start = host_off;
 			place.position += host_off;
 		}
 	}
-	ret = raise_references(packer, batch, start, &place);
+	ret = raise_references(packer, pieces, nb_pieces, start, &place);
 	if (ret)
 		return ret;
 	packer->position = place.position % size && packer->refs_max > 1 ? place.position : 0;
@@ -339,19 +340,47 @@ static void coroutine_fn let_go(struct packer *packer)
 	co_mutex_unlock(&writer->alloc_mutex);
 }
 
-static int coroutine_fn place_all(struct packer *packer, struct batch *batch)
+static int coroutine_fn place_group(struct packer *packer, struct piece *pieces, unsigned nb)
 {
 	bool placed = false;
 	int ret = 0;
 
-	co_mutex_lock(&packer->mutex);
 	if (packer->position)
-		ret = place_at(packer, batch, packer->position, packer->nb_here, &placed);
+		ret = place_at(packer, pieces, nb, packer->position, packer->nb_here, &placed);
 	if (!ret && !placed) {
 		let_go(packer);
-		ret = place_at(packer, batch, 0, 0, &placed);
+		ret = place_at(packer, pieces, nb, 0, 0, &placed);
+	}
+	return ret;
+}
+
+/*
+ * Places all pieces. Host clusters are asked for in groups that are small beside what one
+ * refcount block describes, because the blocks themselves lie in between. What has got no place
+ * when it fails, has no length any more.
+ */
+static int coroutine_fn place_all(struct packer *packer, struct batch *batch)
+{
+	uint64_t max_bytes = cluster_size(packer->image)
+			     << (packer->image->writer->refblock_bits - 2);
+	unsigned first = 0;
+	int ret = 0;
+
+	co_mutex_lock(&packer->mutex);
+	while (first < batch->nb && !ret) {
+		uint64_t bytes = batch->pieces[first].len_bytes;
+		unsigned end = first + 1;
+
+		while (end < batch->nb && bytes + batch->pieces[end].len_bytes <= max_bytes)
+			bytes += batch->pieces[end++].len_bytes;
+		if (bytes)
+			ret = place_group(packer, batch->pieces + first, end - first);
+		if (!ret)
+			first = end;
 	}
 	co_mutex_unlock(&packer->mutex);
+	for (; first < batch->nb; first++)
+		batch->pieces[first].len_bytes = 0;
 	return ret;
 }
 
@@ -482,9 +511,8 @@ static int coroutine_fn store_compressed(struct batch *batch)
 	if (!nb_pieces)
 		return 0;
 	ret = place_all(batch->packer, batch);
-	if (ret)
-		return ret;
-	ret = write_pieces(batch);
+	if (!ret)
+		ret = write_pieces(batch);
 	if (!ret) {
 		range_lock(&writer->in_flight, &hold, batch->guest_off,
 			   batch->nb * (uint64_t)batch->cluster_bytes, true); /* I8 */
