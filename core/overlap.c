@@ -13,6 +13,8 @@
 #define PAGE_CLUSTERS_BITS 9u
 #define PAGE_CLUSTERS (1u << PAGE_CLUSTERS_BITS)
 #define TABLE_STEP_BYTES 65536u
+/* Of the L1 tables of all snapshots together. */
+#define SNAPSHOT_L1_BYTES_MAX (1ull << 30)
 
 struct overlap_page {
 	struct overlap_page *next;
@@ -146,7 +148,13 @@ struct build {
 	struct image *image;
 	struct overlap *map;  /* everything */
 	struct overlap fixed; /* all but L2 tables, which snapshots may share */
+	uint64_t end;         /* of the file, in whole clusters: no metadata lies beyond */
 };
+
+static bool is_inside(const struct build *build, uint64_t host_off, uint64_t len_bytes)
+{
+	return len_bytes <= build->end && host_off <= build->end - len_bytes;
+}
 
 /* Adds something of which there is one: it may not lie on anything added before. */
 static int add_fixed(struct build *build, uint64_t host_off, uint64_t len_bytes)
@@ -155,7 +163,7 @@ static int add_fixed(struct build *build, uint64_t host_off, uint64_t len_bytes)
 
 	if (!len_bytes)
 		return 0;
-	if (overlap_hits(build->map, host_off, len_bytes))
+	if (!is_inside(build, host_off, len_bytes) || overlap_hits(build->map, host_off, len_bytes))
 		return -EUCLEAN;
 	ret = overlap_add(build->map, host_off, len_bytes);
 	return ret ? ret : overlap_add(&build->fixed, host_off, len_bytes);
@@ -169,14 +177,14 @@ static int add_refblock(struct build *build, uint64_t host_off)
 /* An L2 table of the active tree, which names it once. */
 static int add_l2(struct build *build, uint64_t host_off)
 {
-	if (overlap_hits(build->map, host_off, 1))
+	if (!is_inside(build, host_off, 1) || overlap_hits(build->map, host_off, 1))
 		return -EUCLEAN;
 	return overlap_add(build->map, host_off, 1);
 }
 
 static int add_shared_l2(struct build *build, uint64_t host_off)
 {
-	if (overlap_hits(&build->fixed, host_off, 1))
+	if (!is_inside(build, host_off, 1) || overlap_hits(&build->fixed, host_off, 1))
 		return -EUCLEAN;
 	return overlap_add(build->map, host_off, 1);
 }
@@ -193,9 +201,6 @@ static int coroutine_fn add_targets(struct build *build, uint64_t table_off, uin
 	for (uint64_t done = 0; done < nb_entries && !ret;) {
 		uint64_t nb = min_u64(nb_entries - done, TABLE_STEP_BYTES / 8);
 
-		/* Beyond the end of the file there are only zeros. */
-		if (table_off + done * 8 >= file->size_bytes)
-			break;
 		ret = file_read(file, table_off + done * 8, buf, nb * 8, tag);
 		for (uint64_t i = 0; i < nb && !ret; i++) {
 			uint64_t target = be64_get(buf + i * 8) & mask;
@@ -214,6 +219,7 @@ static int coroutine_fn build_all(struct build *build)
 	const struct snapshot_list *list = &build->image->snapshots;
 	const struct header *h = &build->image->header;
 	uint64_t reftable_bytes = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
+	uint64_t snapshot_l1_bytes = 0;
 	int ret = add_fixed(build, 0, 1);
 
 	if (!ret)
@@ -224,9 +230,14 @@ static int coroutine_fn build_all(struct build *build)
 		ret = add_fixed(build, h->snapshots_offset, list->table_bytes);
 	if (!ret && h->has_bitmaps)
 		ret = add_fixed(build, h->bitmap_directory_offset, h->bitmap_directory_size);
-	for (unsigned i = 0; i < list->nb && !ret; i++)
-		ret = add_fixed(build, list->snapshots[i].l1_table_offset,
-				(uint64_t)list->snapshots[i].l1_size * 8);
+	for (unsigned i = 0; i < list->nb && !ret; i++) {
+		uint64_t l1_bytes = (uint64_t)list->snapshots[i].l1_size * 8;
+
+		snapshot_l1_bytes += l1_bytes;
+		ret = snapshot_l1_bytes > SNAPSHOT_L1_BYTES_MAX
+			      ? -EFBIG
+			      : add_fixed(build, list->snapshots[i].l1_table_offset, l1_bytes);
+	}
 	if (!ret)
 		ret = add_targets(build, h->refcount_table_offset, reftable_bytes / 8,
 				  REFTABLE_OFFSET_MASK, IO_TAG_REFTABLE, add_refblock);
@@ -242,7 +253,11 @@ static int coroutine_fn build_all(struct build *build)
 
 int coroutine_fn overlap_build(struct overlap *map, struct image *image)
 {
-	struct build build = {.image = image, .map = map};
+	struct build build = {
+		.image = image,
+		.map = map,
+		.end = round_up(image->file->size_bytes, cluster_size(image)),
+	};
 	int ret;
 
 	overlap_init(&build.fixed, image->cluster_bits);

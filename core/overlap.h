@@ -35,7 +35,9 @@ bool overlap_hits(const struct overlap *map, uint64_t host_off, uint64_t len_byt
 /*
  * Fills the map from the image's header, L1 tables, refcount table, snapshots and
  * bitmap directory. Reads tables of the size of L1 and refcount table. -EUCLEAN when two
- * of them lie on one another. On failure the map is empty. 0 or -errno.
+ * of them lie on one another or one lies beyond the end of the file, which bounds time and
+ * memory by the file's size; -EFBIG when the snapshots' L1 tables take more than 1 GiB. On
+ * failure the map is empty. 0 or -errno.
  */
 int coroutine_fn overlap_build(struct overlap *map, struct image *image);
 

@@ -6,7 +6,12 @@
 #include "core/map.h"
 #include "core/preallocated.h"
 
+#include "io/reactor.h"
+
 #include <errno.h>
+
+/* So many extents are looked at before others have their turn. */
+#define STEPS_IN_A_ROW 256u
 
 /* Narrows a raw layer's extent to one piece of data or one hole of its file. */
 static int coroutine_fn split_raw(struct extent *extent)
@@ -87,10 +92,18 @@ int coroutine_fn image_map(struct image *image, uint64_t guest_off, uint64_t max
 	return ret;
 }
 
+/* Lets every coroutine that is ready run: extents in the cache never wait for anything. */
+static void coroutine_fn give_way(void)
+{
+	reactor_wake(co_self());
+	co_yield ();
+}
+
 int coroutine_fn image_seek(struct image *image, uint64_t guest_off, bool data, uint64_t *ret_off)
 {
 	struct map_extent extent;
 	uint64_t pos = guest_off;
+	unsigned nb_steps = 0;
 	int ret = 0;
 
 	co_rwlock_rdlock(&image->resize_lock);
@@ -101,6 +114,8 @@ int coroutine_fn image_seek(struct image *image, uint64_t guest_off, bool data, 
 		if (ret || data == (extent.kind == MAP_DATA || extent.kind == MAP_COMPRESSED))
 			break;
 		pos += extent.len_bytes;
+		if (++nb_steps % STEPS_IN_A_ROW == 0)
+			give_way();
 	}
 	if (!ret && data && pos >= image->virtual_size)
 		ret = -ENXIO;

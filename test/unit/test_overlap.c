@@ -203,6 +203,48 @@ CO_TEST(test_tables_on_one_another)
 	}
 }
 
+/* The file has 16 clusters: what lies behind them would grow with every claim. */
+CO_TEST(test_tables_beyond_the_end)
+{
+	for (unsigned which = 0; which < 5; which++) {
+		uint8_t *bytes = new_image();
+
+		switch (which) {
+		case 0:
+			be64_put(bytes + HAND_L1 * CLUSTER, 16 * CLUSTER | ENTRY_COPIED);
+			break;
+		case 1:
+			be64_put(bytes + HAND_REFTABLE * CLUSTER + 8, 16 * CLUSTER);
+			break;
+		case 2:
+			add_snapshot(bytes, 16 * CLUSTER);
+			break;
+		case 3: /* it begins inside */
+			add_snapshot(bytes, 15 * CLUSTER);
+			be32_put(bytes + 6 * CLUSTER + 8, CLUSTER / 8 + 1);
+			break;
+		default: /* an L2 table of a snapshot */
+			add_snapshot(bytes, 7 * CLUSTER);
+			be64_put(bytes + 7 * CLUSTER, 1ull << 55);
+			break;
+		}
+		if (build() != -EUCLEAN)
+			fail_msg("case %u is accepted", which);
+		assert_false(overlap_hits(&map, 0, EVERYTHING));
+		sim_disk_reset(hand.disk);
+	}
+}
+
+CO_TEST(test_table_in_the_last_cluster)
+{
+	uint8_t *bytes = new_image();
+
+	add_snapshot(bytes, 15 * CLUSTER);
+	assert_int_equal(build(), 0);
+	assert_true(has(15));
+	overlap_finish(&map);
+}
+
 CO_TEST(test_read_error_while_building)
 {
 	struct image *image;
@@ -230,6 +272,8 @@ int main(void)
 		HAND_TEST(test_tables_of_an_image),
 		HAND_TEST(test_snapshot_may_share_l2_tables),
 		HAND_TEST(test_tables_on_one_another),
+		HAND_TEST(test_tables_beyond_the_end),
+		HAND_TEST(test_table_in_the_last_cluster),
 		HAND_TEST(test_read_error_while_building),
 	};
 
