@@ -19,6 +19,7 @@
 struct rebase {
 	struct disk top, base;
 	bool has_base;
+	uint64_t old_bytes;
 	uint8_t *was, *will; /* STEP_BYTES each, or a cluster */
 	size_t buf_bytes;
 	struct progress progress;
@@ -35,6 +36,28 @@ static int coroutine_fn read_base(struct rebase *r, uint64_t off, size_t bytes)
 	return ret;
 }
 
+/* How far the old backing file reaches. */
+static uint64_t old_backing_bytes(const struct disk *top)
+{
+	const struct image *backing = image_backing(top->image);
+	const struct file *file = image_file(top->image, 1);
+
+	if (backing)
+		return image_info(backing)->virtual_size;
+	return file ? round_up(file->size_bytes, 512) : 0;
+}
+
+/*
+ * Will image_zero() leave a mark? Only for whole clusters, and where there is something old to
+ * hide: elsewhere it leaves the cluster unallocated, and the new backing file would show.
+ */
+static bool can_mark_zero(const struct rebase *r, uint64_t off, size_t bytes)
+{
+	return image_info(r->top.image)->version >= 3 && off % r->top.cluster_size == 0 &&
+	       (bytes == r->top.cluster_size || off + bytes == r->top.size_bytes) &&
+	       off < r->old_bytes;
+}
+
 /* Puts what differs into the overlay, cluster by cluster. */
 static int coroutine_fn keep_contents(struct rebase *r, uint64_t off, size_t bytes)
 {
@@ -47,7 +70,7 @@ static int coroutine_fn keep_contents(struct rebase *r, uint64_t off, size_t byt
 		n = min_u64(size - (off + pos) % size, bytes - pos);
 		if (!memcmp(r->was + pos, r->will + pos, n))
 			continue;
-		if (disk_is_zero(r->was + pos, n))
+		if (disk_is_zero(r->was + pos, n) && can_mark_zero(r, off + pos, n))
 			ret = image_zero(r->top.image, off + pos, n, false);
 		else
 			ret = image_write(r->top.image, off + pos, r->was + pos, n);
@@ -80,6 +103,7 @@ static int coroutine_fn make_safe(struct tool *tool, struct rebase *r, bool show
 {
 	int ret;
 
+	r->old_bytes = old_backing_bytes(&r->top);
 	r->buf_bytes = max_u64(STEP_BYTES, r->top.cluster_size);
 	r->was = buf_get(r->buf_bytes);
 	r->will = buf_get(r->buf_bytes);
