@@ -108,12 +108,17 @@ static int coroutine_fn take_piece(struct convert *c, uint64_t *ret_off, uint64_
 
 static int coroutine_fn put_zeros(struct convert *c, uint64_t off, uint64_t bytes)
 {
+	int ret;
+
 	/* A new target reads as zeros, unless a backing file shines through. */
 	if (!c->options->keep_target && !c->has_backing && c->options->sparse_bytes)
 		return 0;
 	if (c->has_backing && off >= c->backing.size_bytes)
 		return 0;
-	return disk_zero(&c->target, off, bytes, !c->options->sparse_bytes);
+	ret = disk_zero(&c->target, off, bytes, !c->options->sparse_bytes);
+	if (!ret && !c->options->sparse_bytes && c->target.image)
+		ret = image_allocate(c->target.image, off, bytes);
+	return ret;
 }
 
 static int coroutine_fn put_data(struct convert *c, uint64_t off, const uint8_t *buf,
