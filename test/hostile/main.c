@@ -87,8 +87,6 @@ static int run_share(const struct work *work, struct share *share)
 
 	start_trial(&trial, &share->tally);
 	for (; share->next < work->nb; share->next += work->nb_shares) {
-		if (options->only >= 0 && (uint64_t)options->only != share->next)
-			continue;
 		if (!make(work, share->next, &bundle))
 			break;
 		memcpy(share->name, bundle.name, sizeof(share->name));
@@ -146,7 +144,7 @@ static unsigned run_work(const struct work *work, struct share *shares)
 	unsigned nb_running = work->nb_shares, nb_deaths = 0;
 
 	for (unsigned i = 0; i < work->nb_shares; i++) {
-		shares[i].next = i;
+		shares[i].next = work->options->only >= 0 ? (uint64_t)work->options->only : i;
 		pids[i] = start_share(work, &shares[i]);
 	}
 	while (nb_running) {
@@ -215,13 +213,13 @@ static int run_kind(const struct options *options, bool named, struct share *sha
 {
 	struct work work = {.options = options,
 			    .named = named,
-			    .nb = named ? UINT32_MAX : options->nb_mutations,
+			    .nb = options->only >= 0 ? (uint64_t)options->only + 1
+				  : named            ? UINT32_MAX
+						     : options->nb_mutations,
 			    .nb_shares = options->only >= 0 ? 1 : options->nb_jobs};
 	struct share sum = {0};
 	unsigned nb_deaths;
 
-	if (options->only >= 0 && !named)
-		work.nb = options->only + 1;
 	memset(shares, 0, JOBS_MAX * sizeof(*shares));
 	nb_deaths = run_work(&work, shares);
 	for (unsigned i = 0; i < work.nb_shares; i++)
