@@ -56,8 +56,8 @@ static int coroutine_fn read_bitmaps(struct file *file, struct layer_facts *fact
 	return ret;
 }
 
-static int coroutine_fn read_facts(struct file *file, bool raw,
-				   struct layer_facts *facts, struct error **reterr)
+static int coroutine_fn read_facts(struct file *file, bool raw, struct layer_facts *facts,
+				   struct error **reterr)
 {
 	int ret;
 
