@@ -293,7 +293,7 @@ static int coroutine_fn allocate_step(struct writer *writer, uint64_t pos, uint6
 				      uint64_t *ret_len_bytes)
 {
 	struct image *image = writer->image;
-	uint64_t size = cluster_size(image), len_bytes, nb;
+	uint64_t size = cluster_size(image), len_bytes, nb = 0;
 	struct extent extent;
 	int ret = map_layer(image, pos, end - pos, &extent);
 

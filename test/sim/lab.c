@@ -49,7 +49,8 @@ void lab_prepare(struct lab *lab, uint64_t seed, const struct guest_op *ops, uns
 	verdict_set_context("cell %s seed %llu", lab->image.cell->name, (unsigned long long)seed);
 	choose_seed(seed);
 	explore_prepare(&lab->explorer, &lab->run);
-	memcpy(lab->run.ops, ops, nb_ops * sizeof(*ops));
+	if (nb_ops)
+		memcpy(lab->run.ops, ops, nb_ops * sizeof(*ops));
 	lab->run.nb_ops = nb_ops;
 	lab->run.nb_clients = nb_clients;
 }

@@ -27,6 +27,11 @@ static bool is_data_write(void *ctx, const struct io_req *req)
 	return req->op == IO_WRITE && (req->tag == IO_TAG_DATA || req->tag == IO_TAG_COW);
 }
 
+static bool is_cluster_write(void *ctx, const struct io_req *req)
+{
+	return is_data_write(ctx, req) && req->len_bytes == 4096;
+}
+
 static bool is_copy(void *ctx, const struct io_req *req)
 {
 	return req->op == IO_WRITE && req->tag == IO_TAG_COW;
@@ -46,6 +51,9 @@ static bool is_punch(void *ctx, const struct io_req *req)
 {
 	return req->op == IO_PUNCH;
 }
+
+#define TRAFFIC_CLIENTS 6u
+#define TRAFFIC_OPS 42u /* per client */
 
 /* The operations under several seeds; client i of n performs i, i + n, ... */
 static void race(const char *cell, hold_fn *hold, bool punches, const struct guest_op *ops,
@@ -72,6 +80,25 @@ static void race(const char *cell, hold_fn *hold, bool punches, const struct gue
 		race(cell, hold, punches, ops, sizeof(ops) / sizeof(ops[0]), nb_clients); \
 	} while (0)
 
+/*
+ * The operations of two clients, while others keep the disk busy with `traffic`, so that what is
+ * held back stays back.
+ */
+static void race_in_traffic(const char *cell, hold_fn *hold, bool punches, struct guest_op traffic,
+			    const struct guest_op *first, unsigned nb_first,
+			    const struct guest_op *second, unsigned nb_second)
+{
+	struct guest_op ops[TRAFFIC_CLIENTS * TRAFFIC_OPS];
+
+	for (unsigned i = 0; i < TRAFFIC_CLIENTS * TRAFFIC_OPS; i++)
+		ops[i] = traffic;
+	for (unsigned i = 0; i < nb_first; i++)
+		ops[TRAFFIC_CLIENTS * i] = first[i];
+	for (unsigned i = 0; i < nb_second; i++)
+		ops[TRAFFIC_CLIENTS * i + 1] = second[i];
+	race(cell, hold, punches, ops, TRAFFIC_CLIENTS * TRAFFIC_OPS, TRAFFIC_CLIENTS);
+}
+
 #define C4K 4096u
 
 /* A flush beside an allocating write must not show the new cluster before its data. */
@@ -86,12 +113,16 @@ static void test_entry_shows_no_cluster_without_its_data(void **state)
 /* A slow read of a cluster that is discarded, freed and wanted by somebody else. */
 static void test_read_under_way_keeps_its_cluster(void **state)
 {
-	RACE("c4k-r16-v3", is_data_read, false, 2, {GUEST_READ, 0, C4K}, {GUEST_DISCARD, 0, C4K},
-	     {GUEST_READ, 0, C4K}, {GUEST_FLUSH, 0, 0}, {GUEST_READ, 0, C4K},
-	     {GUEST_WRITE, 5 * C4K, C4K}, {GUEST_READ, 0, C4K}, {GUEST_FLUSH, 0, 0},
-	     {GUEST_READ, 0, C4K}, {GUEST_WRITE, 7 * C4K, C4K}, {GUEST_READ, 0, C4K},
-	     {GUEST_FLUSH, 0, 0}, {GUEST_READ, 0, C4K}, {GUEST_WRITE, 9 * C4K, C4K},
-	     {GUEST_READ, 0, C4K}, {GUEST_FLUSH, 0, 0});
+	const struct guest_op reader[] = {{GUEST_READ, 0, C4K}};
+	const struct guest_op others[] = {
+		{GUEST_DISCARD, 0, C4K},     {GUEST_FLUSH, 0, 0},
+		{GUEST_WRITE, 5 * C4K, C4K}, {GUEST_FLUSH, 0, 0},
+		{GUEST_WRITE, 7 * C4K, C4K}, {GUEST_FLUSH, 0, 0},
+		{GUEST_WRITE, 9 * C4K, C4K},
+	};
+
+	race_in_traffic("c4k-r16-v3", is_data_read, false, (struct guest_op){GUEST_WRITE, C4K, 512},
+			reader, 1, others, 7);
 }
 
 /* A late punch of a freed cluster that others would like to have. */
@@ -106,10 +137,14 @@ static void test_punch_comes_before_reuse(void **state)
 /* A discard while a partial write copies the rest of a compressed cluster. */
 static void test_discard_waits_for_a_copying_write(void **state)
 {
-	RACE("c4k-r16-compressed", is_data_write, true, 2, {GUEST_WRITE, 0, 512},
-	     {GUEST_READ, C4K, C4K}, {GUEST_FLUSH, 0, 0}, {GUEST_READ, 5 * C4K, C4K},
-	     {GUEST_FLUSH, 0, 0}, {GUEST_READ, 2 * C4K, C4K}, {GUEST_FLUSH, 0, 0},
-	     {GUEST_DISCARD, 0, C4K}, {GUEST_FLUSH, 0, 0}, {GUEST_READ, 0, C4K});
+	const struct guest_op writer[] = {{GUEST_WRITE, 0, 512}};
+	const struct guest_op others[] = {
+		{GUEST_READ, C4K, C4K}, {GUEST_FLUSH, 0, 0},     {GUEST_READ, C4K, C4K},
+		{GUEST_FLUSH, 0, 0},    {GUEST_DISCARD, 0, C4K}, {GUEST_READ, 0, C4K},
+	};
+
+	race_in_traffic("c4k-r16-compressed", is_cluster_write, true,
+			(struct guest_op){GUEST_WRITE, 5 * C4K, 512}, writer, 1, others, 6);
 }
 
 /* A write while preallocation copies the cluster from the backing file. */
