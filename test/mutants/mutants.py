@@ -269,6 +269,125 @@ mutant("cache-evicts-dirty", "a dirty slice is dropped",
        [("core/cache.c", "return !slice->pins && !slice->loading && !slice->dirty && !slice->storing;",
          "return !slice->pins && !slice->loading && !slice->storing;")], SCHEDULES + CRASH)
 
+# ---- whole images: snapshots, trees, another backing file, formatting ----
+
+EDIT = "core/snapshot_edit.c"
+TREE = "core/tree.c"
+EDITS = ["test/unit/test_edits"]
+
+SWITCH_TABLE = "\tret = flush_switch_header(writer, &change); /* I1, I2, I4 */\n"
+TABLE_ALLOC = "\tret = alloc_clusters(writer, nb_clusters, nb_clusters, ret_off, &nb, &zero); /* I1 */\n"
+mutant("snapshot-table-without-refcount", "a snapshot table's clusters count as free",
+       [(EDIT, TABLE_ALLOC, TABLE_ALLOC + "\tif (!ret)\n\t\talloc_undo(writer, *ret_off, nb);\n")],
+       EDITS, [line(EDIT, TABLE_ALLOC)])
+mutant("snapshot-table-late", "the header points to a snapshot table that is not there yet",
+       [(EDIT, "\tret = file_write(writer->image->file, *ret_off, table->bytes, table->nb_bytes,\n"
+         "\t\t\t IO_TAG_SNAPSHOT); /* I2 */\n", "\tret = 0;\n"),
+        (EDIT, SWITCH_TABLE, SWITCH_TABLE
+         + "\tif (!ret && table->nb_snapshots)\n\t\tret = file_write(image->file, change.snapshots_offset, table->bytes,\n"
+         "\t\t\t\t table->nb_bytes, IO_TAG_SNAPSHOT);\n")],
+       EDITS, [line(EDIT, "IO_TAG_SNAPSHOT); /* I2 */")])
+mutant("snapshot-table-keeps-failed-clusters", "a snapshot table that could not be written is leaked",
+       [(EDIT, "\t\talloc_undo(writer, *ret_off, nb_clusters); /* I12 */\n", "\t\t;\n")],
+       EDITS, [line(EDIT, "alloc_undo(writer, *ret_off, nb_clusters); /* I12 */")])
+mutant("snapshot-table-keeps-unused-clusters", "a snapshot table that was not switched to is leaked",
+       [(EDIT, "\tif (change.snapshots_offset)\n\t\talloc_undo(writer, change.snapshots_offset,\n"
+         "\t\t\t   tree_table_clusters(image, table->nb_bytes)); /* I12 */\n", "")],
+       EDITS, [line(EDIT, "tree_table_clusters(image, table->nb_bytes)); /* I12 */")])
+mutant("snapshot-old-table-forgotten", "the old snapshot table is leaked",
+       [(EDIT, "\t\trun_list_add(&writer->unlinked, old_off >> image->cluster_bits,\n"
+         "\t\t\t     tree_table_clusters(image, old_bytes)); /* I4 */\n", "")],
+       EDITS, [line(EDIT, "tree_table_clusters(image, old_bytes)); /* I4 */")])
+mutant("snapshot-flags-stay", "what a new snapshot shares keeps COPIED",
+       [(EDIT, "\tint ret = tree_update_copied(writer); /* I7: shared from now on */\n", "\tint ret = 0;\n")],
+       EDITS, [line(EDIT, "int ret = tree_update_copied(writer); /* I7: shared from now on */")])
+mutant("snapshot-switch-without-round", "the header switches before refcounts and flags are stored",
+       [(EDIT, SWITCH_TABLE, "\tret = header_switch(image->file, &image->header, &change);\n")],
+       EDITS, [line(EDIT, SWITCH_TABLE)])
+mutant("snapshot-failure-keeps-l1", "a snapshot that failed leaks its L1 table",
+       [(EDIT, "\talloc_undo(writer, l1_off, nb_l1);\n", "\t(void)nb_l1;\n")],
+       EDITS, [line(EDIT, "/* I12: nothing was published. The flags follow the refcounts again. */")])
+mutant("snapshot-failure-keeps-references", "a snapshot that failed leaves its references behind",
+       [(EDIT, "\t\ttree_drop_references(writer, image->l1_table_offset, image->l1_size);\n", "")],
+       EDITS, [line(EDIT, "/* I12: nothing was published. The flags follow the refcounts again. */")])
+mutant("snapshot-delete-frees-first", "a snapshot's clusters are freed before the table is switched",
+       [(EDIT, "\tret = switch_table(writer, &table);\n\tfree(table.bytes);\n\tif (ret && image",
+         "\tret = tree_unlink(writer, l1_off, l1_size);\n\tif (!ret)\n\t\tret = tree_settle(writer);\n"
+         "\tret = switch_table(writer, &table);\n\tfree(table.bytes);\n\tif (ret && image"),
+        (EDIT, "\tif (!ret)\n\t\tret = tree_unlink(writer, l1_off, l1_size);\n", "")],
+       EDITS, [line(EDIT, SWITCH_TABLE)])
+mutant("snapshot-delete-no-copied", "what is not shared any more lacks COPIED",
+       [(EDIT, "\treturn ret ? ret : tree_update_copied(writer); /* I7: what is not shared any more */\n",
+         "\treturn ret;\n")],
+       EDITS, [line(EDIT, "return ret ? ret : tree_update_copied(writer); /* I7: what is not shared any more */")])
+
+mutant("tree-never-freed", "what a tree referred to is leaked",
+       [(TREE, "\trun_list_add(&writer->unlinked, first, nb); /* I4, I5 */\n", "")],
+       EDITS, [line(TREE, "run_list_add(&writer->unlinked, first, nb); /* I4, I5 */")])
+L1_ALLOC = "\tret = alloc_clusters(writer, nb_clusters, nb_clusters, ret_new_off, &nb, &zero); /* I1 */\n"
+mutant("tree-l1-without-refcount", "a copied L1 table's clusters count as free",
+       [(TREE, L1_ALLOC, L1_ALLOC + "\tif (!ret)\n\t\talloc_undo(writer, *ret_new_off, nb);\n")],
+       EDITS, [line(TREE, L1_ALLOC)])
+L1_FILL = "\tret = fill_l1(image, *ret_new_off, bytes, old_off, old_bytes); /* I2 */\n"
+mutant("tree-l1-not-written", "a copied L1 table holds what was there before",
+       [(TREE, L1_FILL, "\tret = old_bytes > bytes ? fill_l1(image, 0, 0, old_off, 0) : 0;\n")],
+       EDITS, [line(TREE, L1_FILL)])
+mutant("tree-l1-keeps-failed-clusters", "an L1 table that could not be written is leaked",
+       [(TREE, "\t\talloc_undo(writer, *ret_new_off, nb_clusters); /* I12 */\n", "\t\t;\n")],
+       EDITS, [line(TREE, "alloc_undo(writer, *ret_new_off, nb_clusters); /* I12 */")])
+mutant("tree-switch-without-round", "the header switches to an L1 table whose refcounts are not stored",
+       [(TREE, "\tret = flush_switch_header(writer, &change); /* I2 */\n",
+         "\tret = header_switch(image->file, &image->header, &change);\n")],
+       EDITS, [line(TREE, "ret = flush_switch_header(writer, &change); /* I2 */")])
+
+mutant("rebase-name-late", "the header points to a name that is not there yet",
+       [("core/rebase.c", "\tint ret = file_flush(r->image->file); /* I2 */\n", "\tint ret = 0;\n")],
+       EDITS, [line("core/rebase.c", "int ret = file_flush(r->image->file); /* I2 */")])
+mutant("create-header-early", "a header goes before its tables",
+       [("core/create.c", "\t\tret = file_flush(f->file); /* I2: everything is there before it is an image */\n",
+         "\t\tret = 0;\n")],
+       EDITS, [line("core/create.c", "ret = file_flush(f->file); /* I2: everything is there before it is an image */")])
+mutant("create-old-image-stays", "tables are written while the old header may still be there",
+       [("core/create.c", "\treturn ret ? ret : file_flush(file);\n", "\treturn ret;\n")], EDITS)
+
+mutant("create-header-torn", "a header can be there without the name it points to",
+       [("core/create.c", "\tif (!ret && size > HEADER_SECTOR_BYTES)\n", "\tif (false)\n"),
+        ("core/create.c", "file_write(f->file, 0, cluster, HEADER_SECTOR_BYTES, IO_TAG_HEADER)",
+         "file_write(f->file, 0, cluster, size, IO_TAG_HEADER)")], EDITS)
+mutant("snapshot-failure-stays-dirty", "a deletion that did not happen leaves the image dirty",
+       [(EDIT, "\t\tmark_dirty(writer, false); /* nothing has happened */\n", "\t\t;\n")], EDITS)
+
+# ---- compressed writing ----
+
+PACK = "core/compress_write.c"
+LINK_PIECES = "\t\tret = link_pieces(batch, &nb_linked);                         /* I3 */\n"
+mutant("compress-no-range-lock", "a compressed write beside an allocating one",
+       [(PACK, "\t\trange_lock(&writer->in_flight, &hold, batch->guest_off,\n"
+         "\t\t\t   batch->nb * (uint64_t)batch->cluster_bytes, true); /* I8 */\n",
+         "\t\t(void)writer;\n\t\t(void)hold;\n"),
+        (PACK, LINK_PIECES + "\t\trange_unlock(&writer->in_flight, &hold);\n", LINK_PIECES)],
+       EDITS, [line(PACK, "batch->nb * (uint64_t)batch->cluster_bytes, true); /* I8 */")])
+mutant("compress-link-before-data", "the entry shows compressed data that is not written yet",
+       [(PACK, "\tret = write_pieces(batch);\n", ""),
+        (PACK, LINK_PIECES + "\t\trange_unlock(&writer->in_flight, &hold);\n",
+         LINK_PIECES + "\t\trange_unlock(&writer->in_flight, &hold);\n\t\tret = write_pieces(batch);\n")],
+       EDITS, [line(PACK, LINK_PIECES)])
+mutant("compress-keeps-failed-clusters", "a compressed write that failed leaks its clusters",
+       [(PACK, "\t\tgive_back(batch->packer, batch, nb_linked);\n", "\t\t(void)give_back;\n")], EDITS)
+
+# ---- repairs ----
+
+REPAIRS = ["test/unit/test_repairs"]
+mutant("repair-flags-before-refcounts", "COPIED is set while the raised refcounts are not durable",
+       [("core/check.c", "\t\terr = flush_if(check, wrote); /* I1: before anything relies on them */\n", "\t\terr = 0;\n")],
+       REPAIRS, [line("core/check.c", "err = flush_if(check, wrote); /* I1: before anything relies on them */")])
+LOWER = "\t\terr = check_repair_refcounts(check, CHECK_LOWER, &wrote); /* I4 */\n"
+mutant("repair-lowers-nothing", "refcounts that are too high stay",
+       [("core/check.c", LOWER, "\t\terr = 0;\n")], REPAIRS, [line("core/check.c", LOWER)])
+mutant("rebuild-switch-early", "the header points to refcounts that are not there yet",
+       [("core/check_rebuild.c", "\tint err = file_flush(check->file); /* I1, I2: before the header points there */\n", "\tint err = 0;\n")],
+       REPAIRS, [line("core/check_rebuild.c", "int err = file_flush(check->file); /* I1, I2: before the header points there */")])
+
 # ---- before the first change ----
 
 mutant("bitmaps-not-flushed", "data is written while bitmaps still claim to be valid",

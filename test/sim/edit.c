@@ -455,6 +455,14 @@ void edit_explore(struct edit *edit, uint64_t seed)
 	assert_int_equal(lab->explorer.stats.nb_violations, 0);
 }
 
+/* Notes whether it is the write of a table that fails. */
+static void note_failure(void *ctx, const struct io_req *req, bool faulted)
+{
+	bool *table_failed = ctx;
+
+	*table_failed |= faulted && req->op == IO_WRITE && req->tag != IO_TAG_HEADER;
+}
+
 void edit_inject(struct edit *edit, int err)
 {
 	struct sim_disk *disk = edit->lab->sim.disk;
@@ -462,16 +470,23 @@ void edit_inject(struct edit *edit, int err)
 
 	perform_well(edit, 1);
 	nb_requests = edit->nb_requests;
+	edit->nb_undone = 0;
 	for (uint64_t at = 0; at < nb_requests; at++) {
 		struct judging judging = {.edit = edit};
+		bool table_failed = false;
 
 		verdict_set_context("request %llu of %llu fails with %s", (unsigned long long)at,
 				    (unsigned long long)nb_requests, strerror(err));
 		disk->fault = (struct sim_fault){.at = at, .count = 1, .err = err};
+		disk->on_submit = note_failure;
+		disk->hook_ctx = &table_failed;
 		perform(edit, 1);
+		disk->on_submit = NULL;
 		judging.done = edit->t_done != SIM_NEVER && !edit->result;
 		judging.leaks_fail =
 			!edit->damaged && !edit->close_result && !disk->fail_flush_seen;
+		edit->nb_undone += table_failed && edit->result && !edit->close_result &&
+				   !is_marked_dirty(disk);
 		judge(&judging);
 		lab_no_violation(edit->lab);
 	}

@@ -44,6 +44,8 @@ struct edit {
 	int result, close_result;
 	uint64_t t_done;
 	uint64_t nb_requests;
+	/* Failed writes of tables, in the last edit_inject(), that left no dirty mark behind. */
+	unsigned nb_undone;
 	/* the edit's own */
 	struct sim_bytes start;
 	struct picture before, after;
