@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define WORKERS_MIN 4l /* beside other programs two would get little of a busy machine */
 #define WORKERS_MAX 16l
 #define NB_COROUTINES 64u
 
@@ -148,7 +149,9 @@ static int run_command(struct run *run)
 	if (ret)
 		return tool_fail("cannot start", ret, NULL);
 	params.engine = &run->tool.engine->engine;
-	params.nb_workers = nb_cpus > WORKERS_MAX ? WORKERS_MAX : nb_cpus > 1 ? nb_cpus : 1;
+	params.nb_workers = nb_cpus > WORKERS_MAX   ? WORKERS_MAX
+			    : nb_cpus > WORKERS_MIN ? nb_cpus
+						    : WORKERS_MIN;
 	ret = reactor_create(&params, &run->tool.reactor);
 	if (ret)
 		return tool_fail("cannot start", ret, NULL);
