@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #define L2_CACHE_BYTES_MAX (128ull << 20)
+#define L2_CACHE_BYTES_SMALL (32ull << 20)
 #define INFLATED_BYTES_MAX (4ull << 20)
 
 static struct image *layer_alloc(struct file *file)
@@ -128,8 +129,10 @@ static int init_caches(struct image *image, uint64_t l2_cache_bytes)
 
 	/* Room for the slices at both ends of each table. */
 	tables += 4 * SLICE_BYTES;
+	/* The tables of a small file are small, whatever its header claims; it may grow. */
 	if (!l2_cache_bytes)
-		l2_cache_bytes = min_u64(tables, L2_CACHE_BYTES_MAX);
+		l2_cache_bytes = min_u64(min_u64(tables, L2_CACHE_BYTES_MAX),
+					 max_u64(image->file->size_bytes, L2_CACHE_BYTES_SMALL));
 	inflate_cache_init(&image->inflate, min_u64(max_u64(nb_inflated, 4), 64));
 	return cache_init(&image->l2_cache, image->file, min_u64(SLICE_BYTES, cluster_size(image)),
 			  l2_cache_bytes);
