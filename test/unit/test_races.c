@@ -134,17 +134,26 @@ static void test_punch_comes_before_reuse(void **state)
 	     {GUEST_WRITE, 16384, 512}, {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0});
 }
 
-/* A discard while a partial write copies the rest of a compressed cluster. */
+/* A discard while a partial write copies the rest of a cluster from the backing file. */
 static void test_discard_waits_for_a_copying_write(void **state)
 {
-	const struct guest_op writer[] = {{GUEST_WRITE, 0, 512}};
+	const struct guest_op traffic = {GUEST_READ, 5 * C4K, 512};
+	const struct guest_op writer[] = {{GUEST_WRITE, 6 * C4K, 512}};
+	/* Late enough for the write to have read what it copies. */
 	const struct guest_op others[] = {
-		{GUEST_READ, C4K, C4K}, {GUEST_FLUSH, 0, 0},     {GUEST_READ, C4K, C4K},
-		{GUEST_FLUSH, 0, 0},    {GUEST_DISCARD, 0, C4K}, {GUEST_READ, 0, C4K},
+		traffic,
+		traffic,
+		traffic,
+		traffic,
+		traffic,
+		traffic,
+		traffic,
+		traffic,
+		{GUEST_DISCARD, 6 * C4K, C4K},
+		{GUEST_READ, 6 * C4K, C4K},
 	};
 
-	race_in_traffic("c4k-r16-compressed", is_cluster_write, true,
-			(struct guest_op){GUEST_WRITE, 5 * C4K, 512}, writer, 1, others, 6);
+	race_in_traffic("c4k-r16-backing", is_cluster_write, true, traffic, writer, 1, others, 10);
 }
 
 /* A write while preallocation copies the cluster from the backing file. */
