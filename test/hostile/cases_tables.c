@@ -137,7 +137,7 @@ static void put_extension(struct seed *seed, uint64_t off, uint32_t type, const 
 {
 	seed_put(seed, off, 4, type);
 	seed_put(seed, off + 4, 4, len);
-	memcpy(seed->data + off + 8, data, len);
+	memmove(seed->data + off + 8, data, len);
 }
 
 static void odd_extensions(struct enumeration *e)
