@@ -88,6 +88,7 @@ static void pass_reset(struct check *check)
 	check->nb_bad_snapshots = 0;
 	check->copied_wrong = 0;
 	check->end_cluster = check->dangling_end_cluster = 0;
+	check->no_place = false;
 }
 
 static int pass_prepare(struct check *check, struct error **reterr)
@@ -243,11 +244,11 @@ static int coroutine_fn repair_refcounts(struct check *check, bool raise, bool c
 	bool wrote = false;
 	int err = 0;
 
-	if (raise && check->must_rebuild) {
+	if (raise && check->must_rebuild && !check->no_place) {
 		err = rebuild(check, reterr);
 		if (err)
 			return err;
-	} else if (raise) {
+	} else if (raise && !check->must_rebuild) {
 		err = check_repair_refcounts(check, CHECK_RAISE, &wrote);
 	}
 	if (!err)
@@ -279,11 +280,19 @@ static int coroutine_fn rebuild_with(struct check *check, uint64_t off, uint64_t
 }
 
 /* Before something is placed behind everything: what already refers there, is there. */
-static int coroutine_fn prepare_place(struct check *check, struct error **reterr)
+static int coroutine_fn prepare_place(struct check *check, uint64_t nb_clusters,
+				      struct error **reterr)
 {
-	int err = system_error(reterr, check_cover_dangling(check));
+	int err;
 
-	return err ? err : look_again(check, reterr);
+	check->nb_to_place = nb_clusters;
+	err = look_again(check, reterr);
+	if (!err && !check->no_place)
+		err = system_error(reterr, check_cover_dangling(check));
+	check->nb_to_place = 0;
+	if (err || check->no_place)
+		return err;
+	return look_again(check, reterr);
 }
 
 /* Step 1: before any table is changed that a guest can read. */
@@ -294,8 +303,8 @@ static int coroutine_fn repair_overlaps(struct check *check, struct error **rete
 
 	if (err || !moves.nb)
 		goto out;
-	err = prepare_place(check, reterr);
-	if (err)
+	err = prepare_place(check, moves.nb, reterr);
+	if (err || check->no_place)
 		goto out;
 	err = system_error(reterr, check_moves_copy(check, &moves));
 	if (err)
@@ -316,11 +325,14 @@ out:
 static int coroutine_fn repair_snapshots(struct check *check, struct error **reterr)
 {
 	uint64_t table_off, len_bytes;
-	int err = prepare_place(check, reterr);
+	int err = system_error(reterr, check_snapshots_measure(check, &len_bytes));
 
 	if (err)
 		return err;
-	err = system_error(reterr, check_snapshots_write(check, &table_off, &len_bytes));
+	err = prepare_place(check, (len_bytes >> check->header.cluster_bits) + 1, reterr);
+	if (err || check->no_place)
+		return err;
+	err = system_error(reterr, check_snapshots_write(check, len_bytes, &table_off));
 	if (err)
 		return err;
 	err = rebuild_with(check, table_off, len_bytes, reterr);
@@ -421,7 +433,7 @@ int coroutine_fn check_run(struct file *file, const struct check_options *option
 			   struct check_report *ret_report, struct error **reterr)
 {
 	struct check check = {.file = file, .options = options, .prefix = ""};
-	struct check_report report;
+	struct check_report report = {0};
 	int err;
 
 	if (options->repair != CHECK_ONLY && !file->writable)
@@ -436,7 +448,7 @@ int coroutine_fn check_run(struct file *file, const struct check_options *option
 int coroutine_fn check_rebuild_refcounts(struct file *file, struct error **reterr)
 {
 	const struct check_options options = {.repair = CHECK_REPAIR_ALL};
-	struct check_report report;
+	struct check_report report = {0};
 	int err = check_run(file, &options, &report, reterr);
 
 	if (err)

@@ -44,6 +44,8 @@ static int features_load(struct check_header *header, const struct qcow2_header 
 	header->extended_l2 = header->incompatible & INCOMPAT_EXTENDED_L2;
 	header->has_data_file = header->incompatible & INCOMPAT_DATA_FILE;
 	header->l2_entry_bytes = header->extended_l2 ? L2_EXT_ENTRY_BYTES : L2_ENTRY_BYTES;
+	if (header->autoclear & AUTOCLEAR_DATA_FILE_RAW && !header->has_data_file)
+		return OPEN_ERROR(reterr, "raw external data without a data file");
 	if (header->extended_l2 && header->cluster_bits < EXTENDED_L2_CLUSTER_BITS_MIN)
 		return OPEN_ERROR(reterr, "clusters are too small for extended L2 entries");
 	return 0;

@@ -98,7 +98,9 @@ struct check {
 	struct check_refs refs;
 	uint64_t end_cluster;          /* behind the last one with a refcount or reference */
 	uint64_t dangling_end_cluster; /* behind references that lie not far beyond the file */
-	uint64_t table_budget_bytes;   /* of L1 and bitmap tables still to be read */
+	bool no_place;                 /* references cover everything behind the file */
+	uint64_t nb_to_place;        /* clusters that a repair will put there, besides refcounts */
+	uint64_t table_budget_bytes; /* of L1 and bitmap tables still to be read */
 
 	/* the refcount table as far as it concerns the file, and a bitmap: refcount is 1 */
 	uint64_t *reftable;
@@ -182,6 +184,8 @@ static inline uint64_t check_right_refcount(const struct check *check, uint64_t 
 
 /* ---- check_walk.c ---- */
 
+/* Whether a region keeps within the file, a short last cluster counting as a whole one. */
+bool check_is_inside(const struct check *check, uint64_t host_off, uint64_t len_bytes);
 /*
  * Counts `times` references to every cluster of a region. A region that passes the
  * end of the file by a cluster or more is a corruption and is not counted. `owned`:
@@ -235,7 +239,10 @@ int coroutine_fn check_compare(struct check *check);
 
 /* Whether the table that has nb_refs references has the cluster at host_off for itself. */
 bool check_table_is_alone(const struct check *check, uint64_t host_off, uint32_t nb_refs);
-/* Notes what to mend. When there is too much to note, the next pass finds the rest. */
+/*
+ * Notes what to mend; the last word about an entry counts. When there is too much to note,
+ * the next pass finds the rest.
+ */
 int check_mend_add(struct check *check, const struct check_mend *mend);
 int coroutine_fn check_repair_entries(struct check *check, bool *ret_wrote);
 int coroutine_fn check_repair_copied(struct check *check, bool *ret_wrote);
@@ -284,8 +291,9 @@ void check_moves_finish(struct check_moves *moves);
 
 /* ---- check_snapshot.c ---- */
 
-/* Writes a complete snapshot table behind everything; says where, and how long it is. */
-int coroutine_fn check_snapshots_write(struct check *check, uint64_t *ret_off, uint64_t *ret_bytes);
+/* How long a complete snapshot table is; writes it behind everything, and says where. */
+int coroutine_fn check_snapshots_measure(struct check *check, uint64_t *ret_bytes);
+int coroutine_fn check_snapshots_write(struct check *check, uint64_t len_bytes, uint64_t *ret_off);
 /* Makes it the image's. Its clusters have refcounts by now. Durable on return. */
 int coroutine_fn check_snapshots_switch(struct check *check, uint64_t table_off);
 

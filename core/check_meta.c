@@ -89,7 +89,8 @@ int coroutine_fn check_walk_snapshots(struct check *check, struct error **reterr
 		return error_set(reterr, ERROR_CORRUPT, EFBIG, "%" PRIu32 " snapshots are too many",
 				 header->nb_snapshots);
 	if (!check_is_aligned(check, header->snapshots_off) ||
-	    header->snapshots_off >= HOST_OFF_MAX)
+
+	    header->snapshots_off > INT64_MAX - SNAPSHOT_TABLE_BYTES_MAX)
 		return error_set(reterr, ERROR_CORRUPT, EINVAL,
 				 "snapshot table has an invalid offset");
 	if (header->has_data_file && header->nb_snapshots)

@@ -88,7 +88,9 @@ static int coroutine_fn reftable_load(struct check *check)
 
 bool check_block_is_misplaced(const struct check *check, uint64_t index)
 {
-	return !check_is_aligned(check, check->reftable[index] & REFTABLE_OFFSET_MASK);
+	uint64_t off = check->reftable[index] & REFTABLE_OFFSET_MASK;
+
+	return !check_is_aligned(check, off) || off > INT64_MAX;
 }
 
 int coroutine_fn check_block_get(struct check *check, uint64_t index, const uint8_t **ret_block)
@@ -156,7 +158,7 @@ static int coroutine_fn far_is_single(struct check *check, uint64_t cluster)
 	if (err)
 		return err;
 	off = be64_get(data) & REFTABLE_OFFSET_MASK;
-	if (!check_is_aligned(check, off))
+	if (!check_is_aligned(check, off) || off > INT64_MAX)
 		return -EIO;
 	if (!off || off >= check->file_bytes)
 		return 0;

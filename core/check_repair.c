@@ -19,7 +19,15 @@
 
 int check_mend_add(struct check *check, const struct check_mend *mend)
 {
-	if (check->options->repair != CHECK_REPAIR_ALL || check->nb_mends == MENDS_MAX)
+	struct check_mend *last = check->nb_mends ? &check->mends[check->nb_mends - 1] : NULL;
+
+	if (check->options->repair != CHECK_REPAIR_ALL)
+		return 0;
+	if (last && last->host_off == mend->host_off) {
+		*last = *mend;
+		return 0;
+	}
+	if (check->nb_mends == MENDS_MAX)
 		return 0;
 	if (check->nb_mends == check->cap_mends) {
 		size_t cap = max_u64(64, check->cap_mends * 2);
@@ -39,24 +47,6 @@ bool check_table_is_alone(const struct check *check, uint64_t host_off, uint32_t
 	uint64_t cluster = host_off >> check->header.cluster_bits;
 
 	return cluster < check->refs.nb && check_refs_get(&check->refs, cluster) == nb_refs;
-}
-
-int coroutine_fn check_repair_entries(struct check *check, bool *ret_wrote)
-{
-	for (size_t i = 0; i < check->nb_mends; i++) {
-		const struct check_mend *mend = &check->mends[i];
-		be64 raw;
-		int err;
-
-		if (!check_table_is_alone(check, mend->host_off, mend->nb_refs))
-			continue;
-		be64_put(&raw, mend->value);
-		err = check_write(check, mend->host_off, &raw, sizeof(raw), mend->tag);
-		if (err)
-			return err;
-		*ret_wrote = true;
-	}
-	return 0;
 }
 
 /* ---- part of a table, changed in a buffer ---- */
@@ -87,6 +77,48 @@ static int coroutine_fn edit_write(struct check *check, const struct edit *edit,
 			   round_up(edit->end, SECTOR_BYTES) - first, tag);
 }
 
+/* ---- single entries, applied ---- */
+
+/* Mends what is noted for one cluster, from mend `first` on; *ret_nb: how many that are. */
+static int coroutine_fn cluster_mend(struct check *check, size_t first, uint8_t *buf,
+				     size_t *ret_nb, bool *ret_wrote)
+{
+	const struct check_mend *mends = &check->mends[first];
+	uint32_t cluster_size = check->header.cluster_size;
+	struct edit edit = {.buf = buf, .host_off = round_down(mends->host_off, cluster_size)};
+	const uint8_t *table;
+	size_t nb = 0;
+	int err = check_source_get(check, &check->source, edit.host_off, cluster_size, cluster_size,
+				   mends->tag, &table);
+
+	if (err)
+		return err;
+	memcpy(buf, table, cluster_size);
+	for (; first + nb < check->nb_mends; nb++) {
+		uint64_t at = mends[nb].host_off - edit.host_off;
+
+		if (at >= cluster_size)
+			break;
+		if (!check_table_is_alone(check, mends[nb].host_off, mends[nb].nb_refs))
+			continue;
+		be64_put(buf + at, mends[nb].value);
+		edit_note(&edit, at, sizeof(be64));
+	}
+	*ret_nb = nb;
+	return edit_write(check, &edit, mends->tag, ret_wrote);
+}
+
+int coroutine_fn check_repair_entries(struct check *check, bool *ret_wrote)
+{
+	uint8_t *buf = buf_get(check->header.cluster_size);
+	int err = buf ? 0 : -ENOMEM;
+
+	for (size_t i = 0, nb; !err && i < check->nb_mends; i += nb)
+		err = cluster_mend(check, i, buf, &nb, ret_wrote);
+	buf_put(buf, check->header.cluster_size);
+	return err;
+}
+
 /* ---- COPIED flags ---- */
 
 /* Puts the right flag into one entry of the buffer. */
@@ -111,7 +143,9 @@ static int coroutine_fn copied_l1(struct check *check, uint8_t *buf, bool *ret_w
 	const struct check_header *header = &check->header;
 	uint64_t len_bytes = (uint64_t)header->nb_l1 * sizeof(be64);
 
-	if (header->l1_off >= check->file_bytes)
+	/* A table that was not counted may overlap what was. */
+	if (header->l1_off >= check->file_bytes ||
+	    !check_is_inside(check, header->l1_off, len_bytes))
 		return 0;
 	len_bytes = min_u64(len_bytes, check->file_bytes - header->l1_off);
 	for (uint64_t at = 0; at < len_bytes; at += header->cluster_size) {

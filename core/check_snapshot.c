@@ -110,28 +110,27 @@ static int coroutine_fn table_convert(struct check *check, uint8_t *to, uint64_t
 	return 0;
 }
 
-int coroutine_fn check_snapshots_write(struct check *check, uint64_t *ret_off, uint64_t *ret_bytes)
+int coroutine_fn check_snapshots_measure(struct check *check, uint64_t *ret_bytes)
 {
-	uint64_t cluster_size = check->header.cluster_size;
-	uint64_t first, bytes;
+	return table_convert(check, NULL, ret_bytes);
+}
+
+int coroutine_fn check_snapshots_write(struct check *check, uint64_t len_bytes, uint64_t *ret_off)
+{
+	uint64_t whole = round_up(len_bytes, check->header.cluster_size);
+	uint64_t first;
 	uint8_t *table;
-	int err = table_convert(check, NULL, &bytes);
+	int err = check_place(check, whole >> check->header.cluster_bits, &first);
 
 	if (err)
 		return err;
-	err = check_place(check, round_up(bytes, cluster_size) >> check->header.cluster_bits,
-			  &first);
-	if (err)
-		return err;
-	table = calloc(1, round_up(bytes, cluster_size));
+	table = calloc(1, whole);
 	if (!table)
 		return -ENOMEM;
 	*ret_off = first << check->header.cluster_bits;
-	*ret_bytes = bytes;
-	err = table_convert(check, table, &bytes);
+	err = table_convert(check, table, &len_bytes);
 	if (!err)
-		err = check_write(check, *ret_off, table, round_up(bytes, cluster_size),
-				  IO_TAG_SNAPSHOT);
+		err = check_write(check, *ret_off, table, whole, IO_TAG_SNAPSHOT);
 	free(table);
 	return err;
 }

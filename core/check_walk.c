@@ -22,26 +22,41 @@
 #define L2_GAP_BYTES (64u << 10)
 #define DANGLING_CLUSTERS_MIN 64u
 
-/* Remembers references beyond the end that a file of twice the size would contain. */
+/*
+ * Remembers references to where a repair would put new tables: behind the end. Some can be
+ * covered by a longer file; one that spans too much leaves no place at all.
+ */
 static void dangling_note(struct check *check, uint64_t host_off, uint64_t len_bytes)
 {
-	uint64_t limit = check->refs.nb * 2 + DANGLING_CLUSTERS_MIN;
+	uint64_t nb = check->refs.nb;
+	uint64_t limit = nb + (nb >> 4) + DANGLING_CLUSTERS_MIN + check->nb_to_place;
 	uint64_t first = host_off >> check->header.cluster_bits;
-	uint64_t nb = (len_bytes >> check->header.cluster_bits) + 2;
+	uint64_t span = (len_bytes >> check->header.cluster_bits) + 2;
 
-	if (first < limit && nb < limit)
-		check->dangling_end_cluster = max_u64(check->dangling_end_cluster, first + nb);
+	if (first >= limit)
+		return;
+	if (span <= limit - first)
+		check->dangling_end_cluster = max_u64(check->dangling_end_cluster, first + span);
+	else
+		check->no_place = true;
+}
+
+bool check_is_inside(const struct check *check, uint64_t host_off, uint64_t len_bytes)
+{
+	uint64_t end;
+
+	return !checked_add(host_off, len_bytes, &end) &&
+	       end < check->file_bytes + check->header.cluster_size;
 }
 
 int check_mark(struct check *check, uint64_t host_off, uint64_t len_bytes, uint32_t times,
 	       bool owned)
 {
-	uint64_t end, last, excess = 0;
+	uint64_t last, excess = 0;
 
 	if (!len_bytes)
 		return 0;
-	if (checked_add(host_off, len_bytes, &end) ||
-	    end >= check->file_bytes + check->header.cluster_size) {
+	if (!check_is_inside(check, host_off, len_bytes)) {
 		dangling_note(check, host_off, len_bytes);
 		check_corruption(check, times,
 				 "region at %#" PRIx64 " of %" PRIu64
@@ -49,7 +64,7 @@ int check_mark(struct check *check, uint64_t host_off, uint64_t len_bytes, uint3
 				 host_off, len_bytes);
 		return 0;
 	}
-	last = (end - 1) >> check->header.cluster_bits;
+	last = (host_off + len_bytes - 1) >> check->header.cluster_bits;
 	for (uint64_t i = host_off >> check->header.cluster_bits; i <= last; i++) {
 		uint64_t before;
 		int err;
@@ -164,8 +179,14 @@ static int coroutine_fn l1_check_copied(struct check *check, uint64_t entry)
 	return 0;
 }
 
-static int coroutine_fn l1_entry_walk(struct check *check, uint64_t entry_off, uint64_t entry,
-				      bool active)
+/* One L1 table under the walk. */
+struct l1_walk {
+	bool active;
+	bool is_sound; /* counted, as it lies inside the file */
+};
+
+static int coroutine_fn l1_entry_walk(struct check *check, const struct l1_walk *l1,
+				      uint64_t entry_off, uint64_t entry)
 {
 	uint64_t l2_off = entry & L1_OFFSET_MASK;
 	const struct check_mend mend = {
@@ -180,7 +201,7 @@ static int coroutine_fn l1_entry_walk(struct check *check, uint64_t entry_off, u
 		check_corruption(check, 1, "L1 entry %#" PRIx64 " has reserved bits set", entry);
 	if (!l2_off)
 		check_corruption(check, 1, "L1 entry %#" PRIx64 " has flags but no table", entry);
-	if (entry & L1_RESERVED_MASK || !l2_off) {
+	if ((entry & L1_RESERVED_MASK || !l2_off) && l1->is_sound) {
 		err = check_mend_add(check, &mend);
 		if (err)
 			return err;
@@ -192,17 +213,18 @@ static int coroutine_fn l1_entry_walk(struct check *check, uint64_t entry_off, u
 		return err;
 	if (!check_is_aligned(check, l2_off))
 		check_corruption(check, 1, "L2 table at %#" PRIx64 " is not aligned", l2_off);
-	if (active) {
+	if (l1->active) {
 		err = l1_check_copied(check, entry);
 		if (err)
 			return err;
 	}
-	return l2_add(check, l2_off, active);
+	return l2_add(check, l2_off, l1->active);
 }
 
 int coroutine_fn check_walk_l1(struct check *check, uint64_t l1_off, uint32_t nb_l1, bool active)
 {
 	uint64_t len_bytes = (uint64_t)nb_l1 * sizeof(be64);
+	const struct l1_walk l1 = {active, check_is_inside(check, l1_off, len_bytes)};
 	int err = check_mark(check, l1_off, len_bytes, 1, true);
 
 	if (err)
@@ -221,7 +243,7 @@ int coroutine_fn check_walk_l1(struct check *check, uint64_t l1_off, uint32_t nb
 
 			if (!entry)
 				continue;
-			err = l1_entry_walk(check, l1_off + at + i, entry, active);
+			err = l1_entry_walk(check, &l1, l1_off + at + i, entry);
 			if (err)
 				return err;
 		}
