@@ -346,6 +346,76 @@ static int coroutine_fn search(struct writer *writer, struct search *s)
 	return ret < 0 ? ret : 0;
 }
 
+/*
+ * An area of `nb` clusters that is longer than what one refcount block describes: beyond the tail,
+ * where no block is yet, with its blocks in front. Their refcounts are 1 when this returns.
+ */
+static int coroutine_fn take_area(struct writer *writer, uint64_t nb, struct search *s)
+{
+	unsigned bits = writer->image->cluster_bits;
+	struct new_table t = {
+		.first_block = div_up(writer->tail, 1ull << writer->refblock_bits),
+		.nb_blocks = 1,
+		.nb_clusters = nb,
+	};
+	uint64_t block_off, i = 0;
+	uint8_t *buf;
+	int ret = 0;
+
+	while (!ret && i < t.nb_blocks) {
+		t.first = t.first_block << writer->refblock_bits;
+		t.nb_blocks =
+			((new_table_end(&t) - 1) >> writer->refblock_bits) - t.first_block + 1;
+		if (t.first_block + t.nb_blocks > refcount_table_entries(writer)) {
+			ret = grow_table(writer, refcount_table_entries(writer)
+							 << writer->refblock_bits);
+			i = 0;
+			continue;
+		}
+		ret = refcount_table_get(writer, t.first_block + i, &block_off);
+		i++;
+		if (!ret && block_off) {
+			t.first_block += i;
+			i = 0;
+		}
+	}
+	if (!ret)
+		ret = check_unowned(writer, t.first, t.nb_blocks + nb);
+	if (ret)
+		return ret;
+	buf = buf_get(1ull << bits);
+	if (!buf)
+		return -ENOMEM;
+	ret = write_new_blocks(writer, &t, buf); /* I2: before the table names them */
+	buf_put(buf, 1ull << bits);
+	if (!ret)
+		ret = overlap_add(&writer->overlap, t.first << bits, t.nb_blocks << bits);
+	for (i = 0; i < t.nb_blocks && !ret; i++)
+		ret = refcount_table_set(writer, t.first_block + i, (t.first + i) << bits);
+	s->first = t.first + t.nb_blocks;
+	s->nb = nb;
+	writer->tail = s->first + nb;
+	return ret;
+}
+
+/* Finds clusters and makes their refcounts 1. */
+static int coroutine_fn take(struct writer *writer, struct search *s)
+{
+	int ret;
+
+	if (s->nb_min >= 1ull << writer->refblock_bits)
+		return take_area(writer, s->nb_min, s);
+	ret = search(writer, s);
+	if (!ret)
+		ret = check_unowned(writer, s->first, s->nb);
+	if (!ret) {
+		ret = refcount_set_run(writer, s->first, s->nb, 1);
+		if (ret)
+			refcount_set_run(writer, s->first, s->nb, 0);
+	}
+	return ret;
+}
+
 int coroutine_fn alloc_clusters(struct writer *writer, uint64_t nb_min, uint64_t nb_max,
 				uint64_t *ret_host_off, uint64_t *ret_nb, bool *ret_zero)
 {
@@ -354,14 +424,7 @@ int coroutine_fn alloc_clusters(struct writer *writer, uint64_t nb_min, uint64_t
 	int ret;
 
 	co_mutex_lock(&writer->alloc_mutex);
-	ret = search(writer, &s);
-	if (!ret)
-		ret = check_unowned(writer, s.first, s.nb);
-	if (!ret) {
-		ret = refcount_set_run(writer, s.first, s.nb, 1);
-		if (ret)
-			refcount_set_run(writer, s.first, s.nb, 0);
-	}
+	ret = take(writer, &s);
 	if (!ret) {
 		*ret_host_off = s.first << bits;
 		*ret_nb = s.nb;

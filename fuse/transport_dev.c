@@ -483,11 +483,21 @@ static ssize_t device_writev(int fd, struct iovec *iov, int nb_iov, void *userda
 {
 	struct transport_dev *dev = userdata;
 	const struct fuse_out_header *header = iov[0].iov_base;
+	ssize_t res;
 
-	if (!dev->init_unique || header->unique != dev->init_unique)
-		return writev(fd, iov, nb_iov);
-	dev->init_unique = 0;
-	return answer_init(dev, fd, iov, nb_iov);
+	if (dev->init_unique && header->unique == dev->init_unique) {
+		dev->init_unique = 0;
+		return answer_init(dev, fd, iov, nb_iov);
+	}
+	res = writev(fd, iov, nb_iov);
+	/* ENOENT: nobody waits any more; ENODEV: unmounted. Else somebody waits for ever. */
+	if (res < 0 && errno != ENOENT && errno != ENODEV) {
+		int err = errno;
+
+		log_error("the kernel refused an answer: %s", strerror(err));
+		errno = err;
+	}
+	return res;
 }
 
 static void note_init(struct transport_dev *dev, const void *message)

@@ -19,8 +19,8 @@ struct transport_uring;
 struct transport_dev_params {
 	struct ops *ops;
 	struct transport_uring *ring; /* to be offered to the kernel; NULL: none */
-	const char *mount_words; /* the -o list for libfuse and the kernel */
-	unsigned max_read_bytes; /* as in mount_words, 0: not given */
+	const char *mount_words;      /* the -o list for libfuse and the kernel */
+	unsigned max_read_bytes;      /* as in mount_words, 0: not given */
 	unsigned nb_threads;
 	bool writeback_cache;
 	bool debug; /* print every request */

@@ -54,7 +54,7 @@ void co_resume(struct co *co);
  * Returns control to the scheduler until somebody calls reactor_wake() on this
  * coroutine. Only from within a coroutine.
  */
-void coroutine_fn co_yield(void);
+void coroutine_fn co_yield (void);
 
 /* The running coroutine, NULL outside of one. Any thread. */
 struct co *co_self(void);

@@ -34,12 +34,13 @@ struct task {
 };
 
 struct reactor_params {
-	struct engine *engine;     /* required; the reactor takes ownership */
-	unsigned nb_coroutines;    /* 0: 256 */
-	unsigned nb_workers;       /* CPU worker threads; 0: run CPU work inline */
+	struct engine *engine;  /* required; the reactor takes ownership */
+	unsigned nb_coroutines; /* 0: 256 */
+	unsigned nb_workers;    /* CPU worker threads; 0: run CPU work inline */
 };
 
-/* Makes a reactor that nobody runs yet. Returns 0 or -errno; on failure the engine is destroyed too. */
+/* Makes a reactor that nobody runs yet. Returns 0 or -errno; on failure the engine is destroyed
+ * too. */
 int reactor_create(const struct reactor_params *params, struct reactor **ret_reactor);
 
 /* Stops (if a thread runs it), checks that no coroutine is left, and frees. NULL is allowed. */
@@ -48,7 +49,8 @@ void reactor_destroy(struct reactor *reactor);
 /* Runs the reactor in a thread of its own until reactor_stop(). Returns 0 or -errno. */
 int reactor_start(struct reactor *reactor);
 
-/* Drains: waits until no coroutine is alive, then ends the thread and joins it. [any other thread] */
+/* Drains: waits until no coroutine is alive, then ends the thread and joins it. [any other thread]
+ */
 void reactor_stop(struct reactor *reactor);
 
 /*
@@ -90,7 +92,7 @@ void timer_disarm(struct reactor *reactor, struct timer *timer);
 
 struct engine *reactor_engine(const struct reactor *reactor);
 struct worker_pool *reactor_workers(const struct reactor *reactor); /* NULL: inline */
-bool reactor_is_current(const struct reactor *reactor); /* [any thread] */
+bool reactor_is_current(const struct reactor *reactor);             /* [any thread] */
 
 /* Test hook: which of `nb_choices` (>= 1) to take, 0-based. */
 typedef unsigned reactor_chooser(void *ctx, unsigned nb_choices);

@@ -125,7 +125,7 @@ mutant("header-no-flush-after", "the old table is freed while the header may sti
 # ---- allocation ----
 
 mutant("alloc-no-refcount", "an allocated cluster keeps refcount 0",
-       [("core/alloc.c", "\t\tret = refcount_set_run(writer, s.first, s.nb, 1);\n", "\t\tret = 0;\n")],
+       [("core/alloc.c", "\t\tret = refcount_set_run(writer, s->first, s->nb, 1);\n", "\t\tret = 0;\n")],
        CRASH,
        [line("core/write.c", "ret = alloc_clusters(writer, 1, run->nb_clusters, &run->host_off, &nb, &run->zero); /* I1 */"),
         line("core/table.c", "int ret = alloc_clusters(writer, 1, 1, &new_off, &nb, &zero); /* I1 */"),
@@ -141,11 +141,14 @@ mutant("alloc-block-without-own-refcount", "a refcount block is linked before it
        [("core/alloc.c", "\t\trefcount_encode(slice->data, in_block % per_slice, image->header.refcount_order, 1);\n", "")],
        GROWTH,
        [line("core/alloc.c", "/* Its own refcount first: a flush between the two steps must not see a block without. I1 */")])
+mutant("alloc-area-without-blocks", "the blocks of a large area are not written",
+       [("core/alloc.c", "\tret = write_new_blocks(writer, &t, buf); /* I2: before the table names them */\n", "\tret = 0;\n")],
+       LEAKS, [line("core/alloc.c", "ret = write_new_blocks(writer, &t, buf); /* I2: before the table names them */")])
 mutant("alloc-hands-out-metadata", "clusters of refcount 0 that hold tables are handed out",
        [("core/alloc.c", "\tif (overlap_hits(&writer->overlap, first << bits, nb << bits))\n\t\treturn writer_mark_corrupt(writer);\n", "")],
        NAMED)
 mutant("alloc-no-mutex", "two allocations at once",
-       [("core/alloc.c", "\tco_mutex_lock(&writer->alloc_mutex);\n\tret = search(writer, &s);\n", "\tret = search(writer, &s);\n"),
+       [("core/alloc.c", "\tco_mutex_lock(&writer->alloc_mutex);\n\tret = take(writer, &s);\n", "\tret = take(writer, &s);\n"),
         ("core/alloc.c", "\t\twriter->image->stats.nb_allocated_clusters += s.nb;\n\t}\n\tco_mutex_unlock(&writer->alloc_mutex);\n",
          "\t\twriter->image->stats.nb_allocated_clusters += s.nb;\n\t}\n")], GROWTH + SCHEDULES)
 mutant("alloc-knows-too-many-zeros", "reused clusters are taken for untouched ones",

@@ -127,6 +127,54 @@ static void test_growing(void **state)
 	      {GUEST_WRITE, 70 * 1024, 512}, {GUEST_FLUSH, 0, 0});
 }
 
+/* ---- a table longer than what one refcount block describes ---- */
+
+struct growth {
+	struct lab *lab;
+	int result;
+};
+
+static void coroutine_fn growth_main(void *arg)
+{
+	struct growth *growth = arg;
+	const struct image_options options = {.writable = true};
+	static uint8_t data[8192] __attribute__((aligned(4096))), back[sizeof(data)];
+	struct image *image;
+
+	memset(data, 0x5a, sizeof(data));
+	growth->result =
+		image_open(&growth->lab->sim.disk->opener, CELL_IMAGE_NAME, &options, &image, NULL);
+	if (growth->result)
+		return;
+	growth->result = image_resize(image, 512ull << 20);
+	if (!growth->result)
+		growth->result = image_write(image, 500ull << 20, data, sizeof(data));
+	if (!growth->result)
+		growth->result = image_read(image, 500ull << 20, back, sizeof(back), NULL);
+	if (!growth->result && memcmp(data, back, sizeof(data)) != 0)
+		growth->result = -EIO;
+	if (!growth->result)
+		growth->result = image_close(image);
+}
+
+static void test_an_l1_table_longer_than_a_refcount_block(void **state)
+{
+	static const char *const cells[] = {"c512-r64-v3", "c512-r16-v3", "c512-r64-grown", NULL};
+
+	for (unsigned i = 0; cells[i]; i++) {
+		struct lab lab;
+		struct growth growth = {.lab = &lab};
+
+		lab_open(&lab, cells[i]);
+		lab_prepare(&lab, 1, NULL, 0, 1);
+		reactor_run(lab.sim.reactor, growth_main, &growth);
+		assert_int_equal(growth.result, 0);
+		assert_int_equal(lab_count_leaks(&lab), 0);
+		assert_true(lab.sim.disk->files[0].bytes.size < 8u << 20);
+		lab_close(&lab);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -137,6 +185,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_preallocation),
 		cmocka_unit_test(test_discarding),
 		cmocka_unit_test(test_growing),
+		cmocka_unit_test(test_an_l1_table_longer_than_a_refcount_block),
 	};
 
 	if (argc > 1)
