@@ -25,8 +25,9 @@
 
 #define LINE_BYTES 200
 #define ROUNDS_MAX 8
+#define COVER_ROUNDS_MAX 32
 /* The tables of one image do not overlap: together they are shorter than the file. */
-#define TABLE_BUDGET_FACTOR 16
+#define TABLE_BUDGET_FACTOR 4
 
 /* ---- findings ---- */
 
@@ -221,13 +222,34 @@ static int coroutine_fn repair_entries(struct check *check, struct error **reter
 	return 0;
 }
 
+/*
+ * Before something is placed behind everything: what already refers there, is there. When
+ * that has no end, check->no_place is set.
+ */
+static int coroutine_fn prepare_place(struct check *check, uint64_t nb_clusters,
+				      struct error **reterr)
+{
+	int err = 0;
+
+	check->nb_to_place = nb_clusters;
+	for (int round = 0; !err; round++) {
+		err = look_again(check, reterr);
+		if (err || check->no_place || check_is_place_free(check))
+			break;
+		check->no_place = round == COVER_ROUNDS_MAX;
+		if (check->no_place)
+			break;
+		err = system_error(reterr, check_cover_dangling(check));
+	}
+	check->nb_to_place = 0;
+	return err;
+}
+
 /* New refcount structures for all references but those of the old structures. */
 static int coroutine_fn rebuild(struct check *check, struct error **reterr)
 {
-	int err = system_error(reterr, check_cover_dangling(check));
+	int err;
 
-	if (err)
-		return err;
 	check->ignore_refcount_structures = true;
 	err = look_again(check, reterr);
 	check->ignore_refcount_structures = false;
@@ -244,8 +266,10 @@ static int coroutine_fn repair_refcounts(struct check *check, bool raise, bool c
 	bool wrote = false;
 	int err = 0;
 
-	if (raise && check->must_rebuild && !check->no_place) {
-		err = rebuild(check, reterr);
+	if (raise && check->must_rebuild) {
+		err = prepare_place(check, 0, reterr);
+		if (!err && !check->no_place)
+			err = rebuild(check, reterr);
 		if (err)
 			return err;
 	} else if (raise && !check->must_rebuild) {
@@ -277,22 +301,6 @@ static int coroutine_fn rebuild_with(struct check *check, uint64_t off, uint64_t
 	err = rebuild(check, reterr);
 	check->extra_off = check->extra_bytes = 0;
 	return err;
-}
-
-/* Before something is placed behind everything: what already refers there, is there. */
-static int coroutine_fn prepare_place(struct check *check, uint64_t nb_clusters,
-				      struct error **reterr)
-{
-	int err;
-
-	check->nb_to_place = nb_clusters;
-	err = look_again(check, reterr);
-	if (!err && !check->no_place)
-		err = system_error(reterr, check_cover_dangling(check));
-	check->nb_to_place = 0;
-	if (err || check->no_place)
-		return err;
-	return look_again(check, reterr);
 }
 
 /* Step 1: before any table is changed that a guest can read. */

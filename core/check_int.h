@@ -265,6 +265,8 @@ int coroutine_fn check_rebuild(struct check *check);
  * -ENOSPC when nb_clusters do not fit there.
  */
 int check_place(const struct check *check, uint64_t nb_clusters, uint64_t *ret_first);
+/* Whether no reference leads to that place, or close behind it. */
+bool check_is_place_free(const struct check *check);
 /*
  * References beyond the end of the file read as zeros; whatever a repair puts there would
  * show in their place. Makes the file long enough to hold them as what they are: holes.

@@ -37,13 +37,17 @@ int check_place(const struct check *check, uint64_t nb_clusters, uint64_t *ret_f
 	return 0;
 }
 
-int coroutine_fn check_cover_dangling(struct check *check)
+bool check_is_place_free(const struct check *check)
 {
 	uint64_t end = check->dangling_end_cluster << check->header.cluster_bits;
 
-	if (check->file->is_block_device || end <= check->file->size_bytes)
-		return 0;
-	return file_truncate(check->file, end);
+	return check->file->is_block_device || end <= check->file->size_bytes;
+}
+
+int coroutine_fn check_cover_dangling(struct check *check)
+{
+	return file_truncate(check->file,
+			     check->dangling_end_cluster << check->header.cluster_bits);
 }
 
 static uint64_t plan_end(const struct plan *plan)

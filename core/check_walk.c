@@ -35,7 +35,7 @@ static void dangling_note(struct check *check, uint64_t host_off, uint64_t len_b
 
 	if (first >= limit)
 		return;
-	if (span <= limit - first)
+	if (span <= DANGLING_CLUSTERS_MIN || span <= limit - first)
 		check->dangling_end_cluster = max_u64(check->dangling_end_cluster, first + span);
 	else
 		check->no_place = true;
