@@ -109,6 +109,7 @@ static int pass_prepare(struct check *check, struct error **reterr)
 	if (err)
 		return error_set(reterr, ERROR_SYSTEM, -err, "check");
 	check->table_budget_bytes = TABLE_BUDGET_FACTOR * check->file_bytes;
+	check->tables_overlap = false;
 	check->report->total_clusters =
 		round_up(round_down(check->header.virtual_size, 512), check->header.cluster_size) >>
 		check->header.cluster_bits;

@@ -101,6 +101,7 @@ struct check {
 	bool no_place;                 /* references cover everything behind the file */
 	uint64_t nb_to_place;        /* clusters that a repair will put there, besides refcounts */
 	uint64_t table_budget_bytes; /* of L1 and bitmap tables still to be read */
+	bool tables_overlap;         /* it was not enough: the others are left out */
 
 	/* the refcount table as far as it concerns the file, and a bitmap: refcount is 1 */
 	uint64_t *reftable;

@@ -111,11 +111,15 @@ static int coroutine_fn bitmap_table_walk(struct check *check, uint64_t table_of
 					  uint32_t nb_entries)
 {
 	uint64_t len_bytes = (uint64_t)nb_entries * sizeof(be64);
-	int err = check_mark(check, table_off, len_bytes, 1, true);
+	uint64_t readable_bytes = check_table_bytes(check, table_off, len_bytes);
+	int err;
 
+	if (check->tables_overlap)
+		return 0;
+	err = check_mark(check, table_off, len_bytes, 1, true);
 	if (err)
 		return err;
-	len_bytes = check_table_bytes(check, table_off, len_bytes);
+	len_bytes = readable_bytes;
 	for (uint64_t at = 0; at + sizeof(be64) <= len_bytes; at += sizeof(be64)) {
 		const uint8_t *data;
 		uint64_t entry, host_off;

@@ -92,12 +92,12 @@ uint64_t check_table_bytes(struct check *check, uint64_t host_off, uint64_t len_
 	if (host_off >= check->file_bytes)
 		return 0;
 	len_bytes = min_u64(len_bytes, check->file_bytes - host_off);
-	if (len_bytes > check->table_budget_bytes) {
+	if (check->tables_overlap || len_bytes > check->table_budget_bytes) {
 		check_trouble(check, 1,
 			      "table at %#" PRIx64 " not read: the tables of this image"
 			      " overlap many times over",
 			      host_off);
-		check->table_budget_bytes = 0;
+		check->tables_overlap = true;
 		return 0;
 	}
 	check->table_budget_bytes -= len_bytes;
@@ -225,11 +225,15 @@ int coroutine_fn check_walk_l1(struct check *check, uint64_t l1_off, uint32_t nb
 {
 	uint64_t len_bytes = (uint64_t)nb_l1 * sizeof(be64);
 	const struct l1_walk l1 = {active, check_is_inside(check, l1_off, len_bytes)};
-	int err = check_mark(check, l1_off, len_bytes, 1, true);
+	uint64_t readable_bytes = check_table_bytes(check, l1_off, len_bytes);
+	int err;
 
+	if (check->tables_overlap)
+		return 0;
+	err = check_mark(check, l1_off, len_bytes, 1, true);
 	if (err)
 		return err;
-	len_bytes = check_table_bytes(check, l1_off, len_bytes);
+	len_bytes = readable_bytes;
 	for (uint64_t at = 0; at < len_bytes; at += TABLE_CHUNK_BYTES) {
 		size_t chunk = min_u64(len_bytes - at, TABLE_CHUNK_BYTES);
 		const uint8_t *table;
