@@ -35,14 +35,15 @@ qemu-img convert -f raw -O qcow2 -c "$dir/disk.img" "$dir/base.qcow2"
 qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 "$dir/vm.qcow2"
 cd "$dir"
 
+qemu-img convert -f qcow2 -O raw vm.qcow2 expected.raw
+
 echo "An overlay on a compressed image, mounted:"
 show ls -s base.qcow2 vm.qcow2
-show "$qcow2fs" -r vm.qcow2 mnt
+show "$qcow2fs" vm.qcow2 mnt
 show ls -ls mnt
 
 echo
 echo "It is the disk, byte for byte what qemu-img makes of it:"
-qemu-img convert -f qcow2 -O raw vm.qcow2 expected.raw
 show cmp mnt/disk.raw expected.raw
 
 echo
@@ -52,12 +53,25 @@ show e2fsck -f -n mnt/disk.raw
 if [ "$(id -u)" = 0 ] && losetup --find >/dev/null 2>&1; then
 	echo
 	echo "So does the kernel:"
-	show mount -o ro,loop,noload mnt/disk.raw fs
+	show mount -o loop mnt/disk.raw fs
 	show tail -n 2 fs/numbers
+	echo "$ echo 'Written through the mount.' > fs/new.txt"
+	echo 'Written through the mount.' >fs/new.txt
 	show umount fs
+else
+	echo "$ debugfs -w -R 'write new.txt new.txt' mnt/disk.raw"
+	echo 'Written through the mount.' >new.txt
+	debugfs -w -R "write new.txt new.txt" mnt/disk.raw
 fi
 
 echo
 echo "Write back, unmount, and return when the image is released:"
 show "$qcow2fs" -u mnt
+
+echo
+echo "What was written is in the overlay, and the image is sound:"
+show qemu-img check vm.qcow2
+qemu-img convert -f qcow2 -O raw vm.qcow2 after.raw
+show debugfs -R "cat new.txt" after.raw
+debugfs -R "cat new.txt" after.raw 2>/dev/null | grep -q 'Written through the mount.'
 echo "demo: all is well"
