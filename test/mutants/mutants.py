@@ -261,6 +261,16 @@ mutant("resize-uncovers-backing", "a growing disk shows a longer backing file",
        [("core/resize.c", "\tret = zero_outside(writer, old_bytes, min_u64(end, size_bytes));\n", "\t(void)end;\n")],
        FEATURES)
 
+mutant("resize-no-lock", "the disk's size changes while requests are under way",
+       [("core/resize.c", "\tco_rwlock_wrlock(&image->resize_lock);\n\tret = writer_begin(writer);\n",
+         "\tret = writer_begin(writer);\n"),
+        ("core/resize.c", "\timage->info.virtual_size = image->virtual_size;\n\tco_rwlock_unlock(&image->resize_lock);\n",
+         "\timage->info.virtual_size = image->virtual_size;\n")], RACES + SCHEDULES)
+mutant("close-no-lock", "an image is closed while requests are under way",
+       [("core/image.c", "\tco_rwlock_wrlock(&image->resize_lock); /* until requests under way have ended */\n", ""),
+        ("core/image.c", "\t\tret = writer_close(image);\n\tco_rwlock_unlock(&image->resize_lock);\n",
+         "\t\tret = writer_close(image);\n")], ["test/unit/test_peer_bugs test_30*"] + SCHEDULES)
+
 # ---- cache ----
 
 mutant("cache-evicts-storing", "a slice is re-read before its store is complete",
@@ -378,6 +388,10 @@ mutant("compress-link-before-data", "the entry shows compressed data that is not
 mutant("compress-keeps-failed-clusters", "a compressed write that failed leaks its clusters",
        [(PACK, "\t\tgive_back(batch->packer, batch, nb_linked);\n", "\t\t(void)give_back;\n")], EDITS)
 
+mutant("compress-no-packer-mutex", "two compressed writes take the same place",
+       [(PACK, "\tco_mutex_lock(&packer->mutex);\n", ""), (PACK, "\tco_mutex_unlock(&packer->mutex);\n", "")],
+       EDITS)
+
 # ---- repairs ----
 
 REPAIRS = ["test/unit/test_repairs"]
@@ -404,3 +418,6 @@ mutant("corrupt-not-marked", "a contradiction does not set the corrupt bit",
        [("core/writer.c", "\tif (h->version >= 3)   /* I11: nothing is written after this */\n", "\tif (h->version > 3)\n")],
        FEATURES,
        [line("core/writer.c", "if (h->version >= 3)   /* I11: nothing is written after this */")])
+mutant("begin-no-mutex", "two first writes prepare the image at once",
+       [("core/writer.c", "\tco_mutex_lock(&writer->begin_mutex);\n", ""),
+        ("core/writer.c", "\tco_mutex_unlock(&writer->begin_mutex);\n", "")], FEATURES)

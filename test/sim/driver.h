@@ -39,8 +39,7 @@ struct unit {
 
 struct unit_result {
 	struct explore_stats stats, before; /* before: of earlier processes of the unit */
-	unsigned nb_sites_seen, nb_sites_fired;
-	double seconds;
+	double cpu_seconds;
 	uint64_t nb_begun; /* runs; those of earlier processes of the unit included */
 	unsigned nb_deaths;
 	bool finished;
@@ -51,8 +50,7 @@ const char *part_name(enum part part);
 void unit_run(const struct plan *plan, const struct unit *unit, struct unit_result *result);
 
 /* The parts with machinery of their own. */
-void unit_faults(const struct plan *plan, const struct unit *unit, struct explorer *explorer,
-		 struct unit_result *result);
+void unit_faults(const struct plan *plan, const struct unit *unit, struct explorer *explorer);
 /* The scenario is number unit->share. */
 void unit_schedules(const struct plan *plan, const struct unit *unit, struct explorer *explorer);
 /* Name of the cell that a scenario runs on, NULL beyond the last. */

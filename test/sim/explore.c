@@ -104,8 +104,8 @@ static void judge_state(struct explorer *explorer, struct judge *judge, const st
 	judge->contents = explorer->contents;
 	judge->scratch_folder = explorer->scratch_folder;
 	explorer->stats.nb_judged++;
-	if (explorer->watchdog_seconds)
-		alarm(explorer->watchdog_seconds);
+	if (explorer->on_judge)
+		explorer->on_judge();
 	explorer->stats.nb_qemu += judge->ask_qemu;
 	judge_files(judge);
 	explorer->nb_sectors = judge->nb_sectors;

@@ -30,8 +30,9 @@ struct explorer {
 	struct crash_params params;
 	unsigned second_one_in, qemu_one_in; /* 0: never */
 	unsigned max_violations;
-	unsigned watchdog_seconds; /* between two runs or states; 0: none */
-	bool judge_crashes;        /* false: only the run itself and its final state */
+	/* Told before each state is judged, so that a watchdog can be restarted; may be NULL. */
+	void (*on_judge)(void);
+	bool judge_crashes; /* false: only the run itself and its final state */
 
 	struct explore_stats stats;
 	bool last_failed; /* the last run or one of its states */

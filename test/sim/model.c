@@ -387,14 +387,23 @@ bool model_judge_size(const struct model *model, unsigned nb_sectors, uint64_t n
 	return false;
 }
 
-void model_observe(struct model *model, unsigned lba, content_t content, uint64_t t_end)
+void model_observe(struct model *model, unsigned lba, content_t content, uint64_t t_start,
+		   uint64_t t_end)
 {
+	uint64_t settled = settled_start(model, lba, t_start, true);
+	struct model_version *seen = NULL;
+
 	for (int i = model->newest[lba]; i >= 0; i = model->versions[i].older) {
 		struct model_version *v = &model->versions[i];
 
-		if (same_content(v->content, content) && v->t_seen == SIM_NEVER)
-			v->t_seen = t_end;
+		if (!same_content(v->content, content) || !is_legal(v, t_end, settled, true))
+			continue;
+		if (seen)
+			return;
+		seen = v;
 	}
+	if (seen && seen->t_seen == SIM_NEVER)
+		seen->t_seen = t_end;
 }
 
 uint64_t model_legal_digest(const struct model *model, uint64_t now, uint64_t floor)

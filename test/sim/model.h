@@ -97,8 +97,12 @@ bool model_judge_sector(const struct model *model, unsigned lba, const uint8_t *
 			uint64_t floor, bool is_read, content_t *ret_content);
 /* The same for the size of the disk. */
 bool model_judge_size(const struct model *model, unsigned nb_sectors, uint64_t now, uint64_t floor);
-/* A read from t_start to t_end has returned `content`: later reads must not go back. */
-void model_observe(struct model *model, unsigned lba, content_t content, uint64_t t_end);
+/*
+ * A read from t_start to t_end has returned `content`: later reads must not go back. Of zeros
+ * that two versions may have left, nobody can tell which they are: then nothing is learnt.
+ */
+void model_observe(struct model *model, unsigned lba, content_t content, uint64_t t_start,
+		   uint64_t t_end);
 
 /* Hash of everything that is legal, independent of ids. */
 uint64_t model_legal_digest(const struct model *model, uint64_t now, uint64_t floor);

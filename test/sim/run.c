@@ -149,7 +149,7 @@ static int coroutine_fn judged_read(struct run *run, struct image *image, uint64
 
 		if (model_judge_sector(run->model, lba, buf + i * SIM_SECTOR, t_end, t_start, true,
 				       &content))
-			model_observe(run->model, lba, content, t_end);
+			model_observe(run->model, lba, content, t_start, t_end);
 	}
 	free(buf);
 	return err;

@@ -2,6 +2,7 @@
 /* site: stacks, kept by hash, resolved at the end by one call of addr2line. See site.h. */
 #include "test/sim/site.h"
 #include "test/sim/choose.h"
+#include "test/sim/union.h"
 
 #include <execinfo.h>
 #include <link.h>
@@ -117,34 +118,12 @@ static FILE *ask_addr2line(const struct site_table *table, char *list_path)
 	return popen(command, "r");
 }
 
-struct site {
-	char name[NAME_BYTES];
-	bool failed;
-};
-
-static unsigned add_site(struct site *sites, unsigned nb, const char *name, bool failed)
-{
-	for (unsigned i = 0; i < nb; i++) {
-		if (strcmp(sites[i].name, name) == 0) {
-			sites[i].failed |= failed;
-			return nb;
-		}
-	}
-	snprintf(sites[nb].name, NAME_BYTES, "%s", name);
-	sites[nb].failed = failed;
-	return nb + 1;
-}
-
-void site_report(const struct site_table *table, const char *what, unsigned *ret_seen,
-		 unsigned *ret_failed)
+void site_report(const struct site_table *table, const char *name)
 {
 	char list_path[] = "/tmp/qcow2fs-sites.XXXXXX";
 	FILE *in = ask_addr2line(table, list_path);
-	struct site *sites = calloc(table->nb + 1, sizeof(*sites));
-	unsigned nb = 0;
 
-	*ret_seen = *ret_failed = 0;
-	for (unsigned i = 0; i < STACKS_MAX && in && sites; i++) {
+	for (unsigned i = 0; i < STACKS_MAX && in; i++) {
 		const struct stack *stack = &table->stacks[i];
 		char function[NAME_BYTES], place[NAME_BYTES], site[2 * NAME_BYTES] = "";
 		bool in_core = false;
@@ -159,16 +138,9 @@ void site_report(const struct site_table *table, const char *what, unsigned *ret
 			snprintf(site, sizeof(site), "%s (%s)", place, function);
 		}
 		if (site[0])
-			nb = add_site(sites, nb, site, stack->failed);
+			union_add_site(name, site, stack->failed);
 	}
-	for (unsigned i = 0; i < nb; i++) {
-		*ret_failed += sites[i].failed;
-		if (!sites[i].failed)
-			printf("%s: never failed: %s\n", what, sites[i].name);
-	}
-	*ret_seen = nb;
 	if (in)
 		pclose(in);
 	unlink(list_path);
-	free(sites);
 }

@@ -17,8 +17,7 @@ struct site_table *site_table_create(void);
 void site_table_free(struct site_table *table);
 /* Notes the stack of the caller. */
 void site_note(struct site_table *table, bool failed);
-/* Counts sites seen and failed; prints those that never failed, after `what`. */
-void site_report(const struct site_table *table, const char *what, unsigned *ret_seen,
-		 unsigned *ret_failed);
+/* Adds what was seen to the driver's union, under `name`. */
+void site_report(const struct site_table *table, const char *name);
 
 #endif

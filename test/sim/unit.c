@@ -2,6 +2,7 @@
 /* unit: the work of one process of the driver. See driver.h. */
 #include "test/sim/choose.h"
 #include "test/sim/driver.h"
+#include "test/sim/union.h"
 #include "test/sim/verdict.h"
 #include "test/sim/workload.h"
 
@@ -9,10 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
-#define WATCHDOG_SECONDS 120u
+/*
+ * Between two runs or states. Of the processor's time, so that a busy machine is no
+ * failure; who waits for ever uses none, and the disk reports that as a deadlock.
+ */
+#define WATCHDOG_SECONDS 60
 
 static const char *const part_names[PART_COUNT] = {"pairs",  "triples", "random",
 						   "faults", "allocs",  "schedules"};
@@ -20,6 +26,18 @@ static const char *const part_names[PART_COUNT] = {"pairs",  "triples", "random"
 const char *part_name(enum part part)
 {
 	return part_names[part];
+}
+
+static void set_watchdog(time_t seconds)
+{
+	const struct itimerval timer = {.it_value = {.tv_sec = seconds}};
+
+	setitimer(ITIMER_PROF, &timer, NULL);
+}
+
+static void restart_watchdog(void)
+{
+	set_watchdog(WATCHDOG_SECONDS);
 }
 
 /* Where unit_begin_run() keeps the parent informed, in case this process dies. */
@@ -38,7 +56,7 @@ bool unit_begin_run(const struct plan *plan, const struct unit *unit,
 			    (unsigned long long)plan->seed, unit->cell->name, part_name(unit->part),
 			    workload);
 	verdict_clear();
-	alarm(WATCHDOG_SECONDS);
+	restart_watchdog();
 	return true;
 }
 
@@ -158,13 +176,24 @@ static void run_random(const struct plan *plan, const struct unit *unit, struct 
 	free(run);
 }
 
+/* A state of a small disk costs little: that is where most of them are looked for. */
+static unsigned count_random_runs(const struct plan *plan, const struct cell *cell)
+{
+	bool small = cell->cluster_size <= 4096 && cell->feature != CELL_GROWN;
+
+	if (plan->effort == EFFORT_FULL)
+		return 1000;
+	if (plan->effort == EFFORT_CHECK)
+		return small ? 10 : 1;
+	if (small)
+		return cell->cluster_size == 512 ? 120 : 80;
+	return cell->cluster_size == 16384 ? 24 : 8;
+}
+
 static void unit_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer)
 {
-	bool small = unit->cell->cluster_size <= 4096 && unit->cell->feature != CELL_GROWN;
-	unsigned nb = plan->effort == EFFORT_FULL ? 1000 : 28;
+	unsigned nb = count_random_runs(plan, unit->cell);
 
-	if (plan->effort == EFFORT_CHECK)
-		nb = small ? 10 : 1;
 	explorer->params.max_exhaustive = 6;
 	explorer->params.nb_random = 24;
 	explorer->params.max_moments = plan->effort == EFFORT_CHECK ? 24 : 40;
@@ -179,17 +208,16 @@ static void unit_random(const struct plan *plan, const struct unit *unit, struct
 		run_random(plan, unit, explorer, n);
 }
 
-static double now_seconds(void)
+static double cpu_seconds(void)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
 void unit_run(const struct plan *plan, const struct unit *unit, struct unit_result *result)
 {
-	double start = now_seconds() - result->seconds;
 	struct cell_image image;
 	struct explorer explorer;
 	struct sim sim;
@@ -205,7 +233,7 @@ void unit_run(const struct plan *plan, const struct unit *unit, struct unit_resu
 	explorer_init(&explorer, &sim, &image);
 	explorer.second_one_in = plan->effort == EFFORT_CHECK ? 400 : 200;
 	explorer.qemu_one_in = 1000;
-	explorer.watchdog_seconds = WATCHDOG_SECONDS;
+	explorer.on_judge = restart_watchdog;
 	if (plan->effort == EFFORT_CHECK)
 		explorer.params = (struct crash_params){.max_exhaustive = 7, .nb_random = 16};
 	switch (unit->part) {
@@ -218,18 +246,19 @@ void unit_run(const struct plan *plan, const struct unit *unit, struct unit_resu
 		break;
 	case PART_FAULTS:
 	case PART_ALLOCS:
-		unit_faults(plan, unit, &explorer, result);
+		unit_faults(plan, unit, &explorer);
 		break;
 	default:
 		unit_schedules(plan, unit, &explorer);
 		break;
 	}
-	alarm(0);
+	set_watchdog(0);
 	result->stats = result->before;
 	explore_stats_add(&result->stats, &explorer.stats);
+	union_add_states(unit->cell->name, &explorer.distinct);
 	explorer_finish(&explorer);
 	sim_destroy(&sim);
 	cell_unload(&image);
-	result->seconds = now_seconds() - start;
+	result->cpu_seconds += cpu_seconds();
 	result->finished = true;
 }

@@ -61,6 +61,16 @@ static unsigned count_writes(const struct lab *lab)
 	return nb;
 }
 
+static unsigned count_writes_of(const struct lab *lab, enum io_tag tag)
+{
+	const struct sim_disk *disk = lab->sim.disk;
+	unsigned nb = 0;
+
+	for (unsigned i = 0; i < disk->nb_log; i++)
+		nb += disk->log[i].op == IO_WRITE && disk->log[i].tag == tag;
+	return nb;
+}
+
 /* Is record `first` durable before any write of other kinds was issued? */
 static void assert_precedes_all(const struct lab *lab, int first)
 {
@@ -101,6 +111,23 @@ static void test_unknown_autoclear_bits_go_before_the_first_write(void **state)
 	assert_int_equal(lab.run.nb_failed, 0);
 	assert_int_equal(autoclear(&lab), 0);
 	assert_precedes_all(&lab, first_record(&lab, IO_TAG_HEADER));
+	lab_close(&lab);
+}
+
+/* Two clients that both find it undone. */
+static void test_unknown_autoclear_bits_go_once(void **state)
+{
+	const struct guest_op ops[] = {{GUEST_WRITE, 0, CLUSTER},
+				       {GUEST_WRITE, 5 * CLUSTER, CLUSTER},
+				       {GUEST_FLUSH, 0, 0}};
+	struct lab lab;
+
+	features_open(&lab);
+	set_autoclear(&lab, UNKNOWN_AUTOCLEAR);
+	lab.run.nb_clients = 2;
+	run_ops(&lab, ops, 3);
+	assert_int_equal(lab.run.nb_failed, 0);
+	assert_int_equal(count_writes_of(&lab, IO_TAG_HEADER), 1);
 	lab_close(&lab);
 }
 
@@ -280,6 +307,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_unknown_autoclear_bits_go_before_the_first_write),
+		cmocka_unit_test(test_unknown_autoclear_bits_go_once),
 		cmocka_unit_test(test_unknown_autoclear_bits_stay_without_a_write),
 		cmocka_unit_test(test_bitmaps_are_marked_before_the_first_write),
 		cmocka_unit_test(test_bitmaps_stay_valid_without_a_write),

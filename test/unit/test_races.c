@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #define NB_SEEDS 12u
+#define SECOND_NS 1000000000ull
 
 typedef bool hold_fn(void *ctx, const struct io_req *req);
 
@@ -171,6 +172,36 @@ static void test_one_table_for_two_writers(void **state)
 	     {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0});
 }
 
+/*
+ * A write that is under way when the disk shrinks: it ends before, or finds no room. It must
+ * not come back when the disk grows again.
+ */
+static void test_shrinking_waits_for_a_write_under_way(void **state)
+{
+	static const struct guest_op ops[] = {
+		{GUEST_WRITE, 20 * C4K, C4K}, {GUEST_READ, 0, 512},
+		{GUEST_READ, 0, 512},         {GUEST_RESIZE, 16 * C4K, 0},
+		{GUEST_READ, 0, 512},         {GUEST_SLEEP, SECOND_NS, 0},
+		{GUEST_READ, 0, 512},         {GUEST_RESIZE, 24 * C4K, 0},
+		{GUEST_READ, 0, 512},         {GUEST_READ, 20 * C4K, C4K},
+	};
+	unsigned nb_written = 0;
+	struct lab lab;
+
+	lab_open(&lab, "c4k-r16-v3");
+	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++) {
+		lab_prepare(&lab, seed, ops, sizeof(ops) / sizeof(ops[0]), 2);
+		lab.run.may_fail = true;
+		lab.sim.disk->hold = is_data_write;
+		lab_run(&lab);
+		lab.sim.disk->hold = NULL;
+		lab_no_violation(&lab);
+		nb_written += lab.run.results[0] == 0;
+	}
+	assert_true(nb_written > 0);
+	lab_close(&lab);
+}
+
 /* A new L2 table, dirty entries and raised refcounts when the L1 table moves. */
 static void test_l1_moves_with_everything_dirty(void **state)
 {
@@ -209,6 +240,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_discard_waits_for_a_copying_write),
 		cmocka_unit_test(test_write_waits_for_a_copying_allocation),
 		cmocka_unit_test(test_one_table_for_two_writers),
+		cmocka_unit_test(test_shrinking_waits_for_a_write_under_way),
 		cmocka_unit_test(test_l1_moves_with_everything_dirty),
 		cmocka_unit_test(test_flush_includes_the_l1_table),
 		cmocka_unit_test(test_header_names_no_table_that_is_not_there),

@@ -308,6 +308,43 @@ static void test_model_knows_what_a_flush_settles(void **state)
 	model_free(&model);
 }
 
+static bool may_be_read(const struct model *model, const uint8_t *sector, uint64_t t_start,
+			uint64_t t_end)
+{
+	bool legal = model_judge_sector(model, 1, sector, t_end, t_start, true, NULL);
+
+	verdict_clear();
+	return legal;
+}
+
+static void test_model_learns_from_what_is_read(void **state)
+{
+	uint8_t zeros[SIM_SECTOR] = {0}, data[SIM_SECTOR];
+	struct model_op write, zero;
+	struct model model;
+
+	/* What has been read by somebody is there, though its write has not ended. */
+	model_init(&model, 8, 8);
+	model_begin(&model, &write, 10, 512, 512, data);
+	assert_true(may_be_read(&model, zeros, 11, 12));
+	assert_true(may_be_read(&model, data, 11, 12));
+	model_observe(&model, 1, (content_t)write.id << 32 | 1, 11, 12);
+	assert_false(may_be_read(&model, zeros, 13, 14));
+	model_free(&model);
+
+	/* Zeros of before, or those that are being written? The write in between tells nothing. */
+	model_init(&model, 8, 8);
+	model_begin(&model, &zero, 10, 512, 512, NULL);
+	model_observe(&model, 1, CONTENT_ZERO, 11, 12);
+	model_begin(&model, &write, 13, 512, 512, data);
+	model_end(&model, &write, 14, true);
+	assert_true(may_be_read(&model, data, 15, 16));
+	assert_true(may_be_read(&model, zeros, 15, 16));
+	model_end(&model, &zero, 17, true);
+	assert_true(may_be_read(&model, zeros, 18, 19));
+	model_free(&model);
+}
+
 static void test_model_mixes_partial_sectors(void **state)
 {
 	uint8_t part[100], sector[SIM_SECTOR] = {0};
@@ -348,6 +385,7 @@ int main(void)
 		cmocka_unit_test(test_search_visits_every_vector_once),
 		cmocka_unit_test(test_seed_repeats),
 		cmocka_unit_test(test_model_knows_what_a_flush_settles),
+		cmocka_unit_test(test_model_learns_from_what_is_read),
 		cmocka_unit_test(test_model_mixes_partial_sectors),
 		cmocka_unit_test(test_hash_ignores_ids),
 	};
