@@ -6,7 +6,8 @@
  * they held is unlinked and freed after the next flush. Partial ones are written with
  * zeros. Where no entry can say "zero" (version 2 above a backing file) zeros are
  * written, too, so that a discard never uncovers the backing file. In an external data
- * file clusters stay where they are; a raw one really gets its zeros.
+ * file clusters stay where they are, and give their space back after the next flush. A raw one
+ * really gets its zeros, at once: holes when the space is to be given back.
  */
 #include "core/alloc.h"
 #include "core/map.h"
@@ -39,6 +40,15 @@ static bool entries_can_zero(const struct image *image, uint64_t guest_off, enum
 	if (image->info.version >= 3)
 		return true;
 	return mode == ZERO_FREE && !uncovers(image, guest_off);
+}
+
+/* Gives the space of an external data file's clusters back once the zeros are durable (I9). */
+static void free_data_cluster(struct writer *writer, uint64_t guest_off)
+{
+	uint64_t index = guest_off >> writer->image->cluster_bits;
+
+	run_list_append(&writer->unlinked,
+			(struct cluster_run){.first = index, .nb = 1, .in_data_file = true});
 }
 
 /*
@@ -88,6 +98,8 @@ static int coroutine_fn zero_entries(struct writer *writer, uint64_t l2_off, uin
 			continue;
 		if (unlink)
 			table_unlink(writer, old);
+		else if (is_external(image) && mode == ZERO_FREE)
+			free_data_cluster(writer, off);
 		table_set_entry(writer, &window, i, entry);
 	}
 	*ret_nb = window.nb;
@@ -170,6 +182,29 @@ static int coroutine_fn zero_by_entries(struct writer *writer, uint64_t pos, uin
 	return ret;
 }
 
+/*
+ * Makes a part of [pos, end) zero in a raw external data file, and gives its space back: holes
+ * read as zeros. It happens in place, as a write would. *ret_pos tells how far it got.
+ */
+static int coroutine_fn zero_raw_data(struct writer *writer, uint64_t pos, uint64_t end,
+				      uint64_t *ret_pos)
+{
+	struct image *image = writer->image;
+	struct extent extent;
+	int ret = map_layer(image, pos, end - pos, &extent);
+
+	if (ret)
+		return ret;
+	*ret_pos = pos + extent.len_bytes;
+	if (extent.kind != EXTENT_DATA)
+		return 0;
+	if (!extent.copied)
+		return write_zeros(writer, pos, extent.len_bytes);
+	ret = file_zero_free(image->data_file, extent.host_off, extent.len_bytes, IO_TAG_DATA);
+	writer_note_write(writer);
+	return ret;
+}
+
 static int coroutine_fn zero_units(struct writer *writer, uint64_t pos, uint64_t end,
 				   enum zero_mode mode)
 {
@@ -189,7 +224,10 @@ static int coroutine_fn zero_units(struct writer *writer, uint64_t pos, uint64_t
 		if (ret == -EOPNOTSUPP) {
 			uint64_t stop = min_u64(end, round_down(pos, size) + size);
 
-			ret = write_zeros(writer, pos, stop - pos);
+			if (is_raw_external(writer->image) && mode == ZERO_FREE)
+				ret = zero_raw_data(writer, pos, end, &stop);
+			else
+				ret = write_zeros(writer, pos, stop - pos);
 			pos = stop;
 		}
 		if (ret)

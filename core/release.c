@@ -6,6 +6,7 @@
 #include "core/release.h"
 
 #include "core/alloc.h"
+#include "core/map.h"
 #include "core/refcount.h"
 
 /* Moves all runs of `from` to `to`; what there is no memory for is leaked. */
@@ -19,7 +20,7 @@ static void move_runs(struct run_list *to, struct run_list *from)
 	}
 	if (!run_list_reserve(to, from->nb))
 		for (size_t i = 0; i < from->nb; i++)
-			run_list_add(to, from->runs[i].first, from->runs[i].nb);
+			run_list_append(to, from->runs[i]);
 	run_list_free(from);
 }
 
@@ -77,6 +78,28 @@ static void coroutine_fn release_run(struct writer *writer, uint64_t first, uint
 	}
 }
 
+/*
+ * Gives space of the external data file back where the entries say zero still: who allocates
+ * there now waits for the range. A later discard that is not durable yet may show early, which
+ * is what an unflushed discard may do.
+ */
+static void coroutine_fn release_data_run(struct writer *writer, const struct cluster_run *run)
+{
+	struct image *image = writer->image;
+	uint64_t pos = run->first << image->cluster_bits;
+	uint64_t end = pos + (run->nb << image->cluster_bits);
+	struct range_hold hold;
+	struct extent extent;
+
+	range_lock(&writer->in_flight, &hold, pos, end - pos, true); /* I8, I9 */
+	while (pos < end && !map_layer(image, pos, end - pos, &extent)) {
+		if (extent.kind == EXTENT_ZERO && extent.has_host_off)
+			file_punch(image->data_file, extent.host_off, extent.len_bytes);
+		pos += extent.len_bytes;
+	}
+	range_unlock(&writer->in_flight, &hold);
+}
+
 static void coroutine_fn release_main(void *arg)
 {
 	struct writer *writer = arg;
@@ -86,8 +109,12 @@ static void coroutine_fn release_main(void *arg)
 
 		writer->released = (struct run_list){0};
 		io_wait_for_earlier(writer->image); /* I6 */
-		for (size_t i = 0; i < list.nb; i++)
-			release_run(writer, list.runs[i].first, list.runs[i].nb);
+		for (size_t i = 0; i < list.nb; i++) {
+			if (list.runs[i].in_data_file)
+				release_data_run(writer, &list.runs[i]);
+			else
+				release_run(writer, list.runs[i].first, list.runs[i].nb);
+		}
 		run_list_free(&list);
 	}
 	writer->release_running = false;

@@ -34,16 +34,16 @@ int run_list_reserve(struct run_list *list, size_t nb)
 	return 0;
 }
 
-void run_list_add(struct run_list *list, uint64_t first, uint64_t nb)
+void run_list_append(struct run_list *list, struct cluster_run run)
 {
 	struct cluster_run *last = list->nb ? &list->runs[list->nb - 1] : NULL;
 
-	if (last && last->first + last->nb == first) {
-		last->nb += nb;
+	if (last && last->first + last->nb == run.first && last->in_data_file == run.in_data_file) {
+		last->nb += run.nb;
 		return;
 	}
 	assert(list->nb < list->nb_max);
-	list->runs[list->nb++] = (struct cluster_run){.first = first, .nb = nb};
+	list->runs[list->nb++] = run;
 }
 
 void run_list_free(struct run_list *list)

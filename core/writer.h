@@ -25,9 +25,13 @@
 #include "core/overlap.h"
 #include "io/reactor.h"
 
-/* A run of host clusters, by index. */
+/*
+ * A run of host clusters, by index. Those of an external data file have no refcounts: once
+ * the guest reads zeros there, durably, their space is given back to the host.
+ */
 struct cluster_run {
 	uint64_t first, nb;
+	bool in_data_file;
 };
 
 /* A growing array of runs. */
@@ -57,7 +61,7 @@ struct writer {
 	bool unflushed; /* something was written since the last barrier was issued */
 	int failed;     /* -errno of a failed barrier: no flush succeeds any more */
 	struct run_list
-		unlinked; /* one reference each, to be dropped after the next flush: I4, I5 */
+		unlinked; /* one reference each, to be dropped after the next flush: I4, I5, I9 */
 	struct timer writeback_timer;
 	struct task writeback_task;
 	bool writeback_running;
@@ -104,7 +108,12 @@ void writer_note_write(struct writer *writer);
 /* Room for `nb` more runs, so that run_list_add() cannot fail. 0 or -ENOMEM. */
 int run_list_reserve(struct run_list *list, size_t nb);
 /* Appends, joining the last run where it continues it. Room was reserved. */
-void run_list_add(struct run_list *list, uint64_t first, uint64_t nb);
+void run_list_append(struct run_list *list, struct cluster_run run);
+/* The same for clusters of the qcow2 file. */
+static inline void run_list_add(struct run_list *list, uint64_t first, uint64_t nb)
+{
+	run_list_append(list, (struct cluster_run){.first = first, .nb = nb});
+}
 void run_list_free(struct run_list *list);
 
 #endif

@@ -626,8 +626,9 @@ static int coroutine_fn write_zeros(struct file *file, uint64_t host_off, uint64
 	return 0;
 }
 
-int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_bytes,
-			   enum io_tag tag)
+/* `op` is IO_ZERO or IO_PUNCH; zeros are written where it is refused, and beside whole blocks. */
+static int coroutine_fn zero_by(struct file *file, enum io_op op, uint64_t host_off,
+				uint64_t len_bytes, enum io_tag tag)
 {
 	int ret = check_change(file, host_off, len_bytes);
 	uint64_t start, end;
@@ -639,7 +640,7 @@ int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_by
 	if (start >= end)
 		return write_zeros(file, host_off, len_bytes, tag);
 
-	ret = fallocate_blocks(file, IO_ZERO, start, end - start, tag);
+	ret = fallocate_blocks(file, op, start, end - start, tag);
 	if (ret == -EOPNOTSUPP)
 		ret = write_zeros(file, start, end - start, tag);
 	if (!ret)
@@ -647,6 +648,18 @@ int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_by
 	if (!ret)
 		ret = write_zeros(file, end, host_off + len_bytes - end, tag);
 	return ret;
+}
+
+int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_bytes,
+			   enum io_tag tag)
+{
+	return zero_by(file, IO_ZERO, host_off, len_bytes, tag);
+}
+
+int coroutine_fn file_zero_free(struct file *file, uint64_t host_off, uint64_t len_bytes,
+				enum io_tag tag)
+{
+	return zero_by(file, IO_PUNCH, host_off, len_bytes, tag);
 }
 
 int coroutine_fn file_allocate(struct file *file, uint64_t host_off, uint64_t len_bytes)

@@ -111,6 +111,9 @@ int coroutine_fn file_punch(struct file *file, uint64_t host_off, uint64_t len_b
 /* Range reads as zeros afterwards: by fallocate, or by writing zeros. */
 int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_bytes,
 			   enum io_tag tag);
+/* The same, by a hole where possible: the host gets its space back. */
+int coroutine_fn file_zero_free(struct file *file, uint64_t host_off, uint64_t len_bytes,
+				enum io_tag tag);
 /* Reserves host space (never shrinks, never changes contents); -EOPNOTSUPP is possible. */
 int coroutine_fn file_allocate(struct file *file, uint64_t host_off, uint64_t len_bytes);
 int coroutine_fn file_truncate(struct file *file, uint64_t size_bytes);

@@ -225,6 +225,23 @@ mutant("release-no-grace", "a cluster is reused while a read of it is under way"
 mutant("release-shared-freed", "a cluster that somebody else uses is punched",
        [("core/release.c", "value == 1)", "value >= 1)")], SNAPSHOT)
 
+DATA_HOLD = "\trange_lock(&writer->in_flight, &hold, pos, end - pos, true); /* I8, I9 */\n"
+mutant("release-data-no-range-lock", "a punch of a data file beside a write there",
+       [("core/release.c", DATA_HOLD, "\t(void)hold;\n"),
+        ("core/release.c", "\t\tpos += extent.len_bytes;\n\t}\n\trange_unlock(&writer->in_flight, &hold);\n",
+         "\t\tpos += extent.len_bytes;\n\t}\n")], RACES,
+       [line("core/release.c", DATA_HOLD)])
+mutant("release-data-written-again", "a punch of a data file takes what was written meanwhile",
+       [("core/release.c", "\t\tif (extent.kind == EXTENT_ZERO && extent.has_host_off)\n", "\t\tif (extent.has_host_off)\n")],
+       RACES + DATA)
+mutant("discard-data-punched-early", "a data file is punched before the removal is durable",
+       [("core/discard.c", '#include "core/alloc.h"\n', '#include "core/alloc.h"\n#include "core/release.h"\n'),
+        ("core/discard.c", "\trun_list_append(&writer->unlinked,\n"
+         "\t\t\t(struct cluster_run){.first = index, .nb = 1, .in_data_file = true});\n",
+         "\tstruct run_list now = {0};\n\n\tif (!run_list_reserve(&now, 1)) {\n"
+         "\t\trun_list_append(&now, (struct cluster_run){.first = index, .nb = 1, .in_data_file = true});\n"
+         "\t\trelease_begin(writer, &now);\n\t}\n")], DATA)
+
 # ---- discard ----
 
 mutant("zero-no-range-lock", "a discard beside an allocating write",

@@ -135,6 +135,66 @@ static void test_punch_comes_before_reuse(void **state)
 	     {GUEST_WRITE, 16384, 512}, {GUEST_FLUSH, 0, 0}, {GUEST_FLUSH, 0, 0});
 }
 
+/* Changes of one kind to file number `file`. */
+static unsigned count_changes(const struct lab *lab, enum io_op op, unsigned file)
+{
+	const struct sim_disk *disk = lab->sim.disk;
+	unsigned nb = 0;
+
+	for (unsigned i = 0; i < disk->nb_log; i++)
+		nb += disk->log[i].op == op && disk->log[i].file == file;
+	return nb;
+}
+
+/*
+ * The space of an external data file, where a cluster never moves: the punch of what was
+ * discarded, and a write there, each while the other one would like to be under way.
+ */
+static void test_punch_of_a_data_file_spares_what_is_written_again(void **state)
+{
+	static const struct guest_op rewrites[] = {
+		{GUEST_DISCARD, 0, 2 * C4K}, {GUEST_READ, C4K, 512}, {GUEST_FLUSH, 0, 0},
+		{GUEST_READ, C4K, 512},      {GUEST_WRITE, 0, C4K},  {GUEST_READ, C4K, 512},
+		{GUEST_FLUSH, 0, 0},         {GUEST_READ, C4K, 512}, {GUEST_DISCARD, 0, C4K},
+		{GUEST_WRITE, 512, 1024},    {GUEST_FLUSH, 0, 0},    {GUEST_READ, 0, C4K},
+	};
+	unsigned nb_punches = 0;
+	struct lab lab;
+
+	lab_open(&lab, "c4k-r16-data");
+	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++) {
+		lab_prepare(&lab, seed, rewrites, sizeof(rewrites) / sizeof(rewrites[0]), 2);
+		lab.sim.disk->hold = is_punch;
+		run_execute(&lab.run);
+		lab.sim.disk->hold = NULL;
+		lab_no_violation(&lab);
+		assert_int_equal(lab.run.nb_failed, 0);
+		nb_punches += count_changes(&lab, IO_PUNCH, 1);
+	}
+	assert_true(nb_punches > NB_SEEDS);
+	lab_close(&lab);
+	RACE("c4k-r16-data", is_punch, true, 2, {GUEST_DISCARD, 0, 2 * C4K}, {GUEST_READ, C4K, 512},
+	     {GUEST_FLUSH, 0, 0}, {GUEST_READ, C4K, 512}, {GUEST_WRITE, 0, C4K},
+	     {GUEST_FLUSH, 0, 0});
+}
+
+/* In a raw one zeros are there at once, as holes. */
+static void test_raw_data_file_gets_holes(void **state)
+{
+	static const struct guest_op ops[] = {
+		{GUEST_DISCARD, 0, 8192}, {GUEST_WRITE, 1024, 512}, {GUEST_FLUSH, 0, 0}};
+	struct lab lab;
+
+	lab_open(&lab, "c512-r16-dataraw");
+	lab_prepare(&lab, 1, ops, 3, 1);
+	run_execute(&lab.run);
+	lab_no_violation(&lab);
+	assert_int_equal(lab.run.nb_failed, 0);
+	assert_true(count_changes(&lab, IO_PUNCH, 1) > 0);
+	assert_true(sector_is_zero(lab.sim.disk->files[1].bytes.data));
+	lab_close(&lab);
+}
+
 /* A discard while a partial write copies the rest of a cluster from the backing file. */
 static void test_discard_waits_for_a_copying_write(void **state)
 {
@@ -237,6 +297,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_entry_shows_no_cluster_without_its_data),
 		cmocka_unit_test(test_read_under_way_keeps_its_cluster),
 		cmocka_unit_test(test_punch_comes_before_reuse),
+		cmocka_unit_test(test_punch_of_a_data_file_spares_what_is_written_again),
+		cmocka_unit_test(test_raw_data_file_gets_holes),
 		cmocka_unit_test(test_discard_waits_for_a_copying_write),
 		cmocka_unit_test(test_write_waits_for_a_copying_allocation),
 		cmocka_unit_test(test_one_table_for_two_writers),
