@@ -28,7 +28,7 @@
 #define UNITS_MAX 1024u
 #define STATES_PER_CELL_FLOOR 1000u
 #define STATES_FLOOR 1000000u /* of all cells together */
-#define DEATHS_MAX 8u         /* of one unit's processes */
+#define DEATHS_MAX 8u         /* of one unit's processes, with --keep-going */
 
 static struct unit units[UNITS_MAX];
 static unsigned nb_units;
@@ -131,7 +131,7 @@ static pid_t start_unit(const struct plan *plan, unsigned index, struct unit_res
 /* A process has ended: takes its unit up again behind the run that killed it, if so. */
 static pid_t continue_unit(const struct plan *plan, unsigned index, struct unit_result *result)
 {
-	if (result->finished || ++result->nb_deaths > DEATHS_MAX)
+	if (result->finished || ++result->nb_deaths > (plan->keep_going ? DEATHS_MAX : 0))
 		return 0;
 	units[index].nb_skip = result->nb_begun;
 	return start_unit(plan, index, result);

@@ -18,7 +18,7 @@
  * Between two runs or states. Of the processor's time, so that a busy machine is no
  * failure; who waits for ever uses none, and the disk reports that as a deadlock.
  */
-#define WATCHDOG_SECONDS 60
+#define WATCHDOG_SECONDS 20
 
 static const char *const part_names[PART_COUNT] = {"pairs",  "triples", "random",
 						   "faults", "allocs",  "schedules"};
