@@ -2,7 +2,7 @@
 /*
  * test_peer_bugs: what other qcow2 writers got wrong, as regression tests on the
  * simulated disk, numbered. Those that need a kernel, a mount or hostile headers are
- * elsewhere, which leaves gaps in the numbers.
+ * in test/it/peer-bugs, which leaves gaps in the numbers.
  *
  * Runs go through the explorer: every crash state is opened, read, checked, repaired.
  */
