@@ -96,6 +96,29 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 	return 0;
 }
 
+int coroutine_fn image_open_overlay(struct opener *opener, struct file *file, struct image *base,
+				    uint64_t l2_cache_bytes, struct image **ret_image,
+				    struct error **reterr)
+{
+	const struct image_options options = {.l2_cache_bytes = l2_cache_bytes};
+	const struct chain chain = {.opener = opener, .options = &options, .depth = 1};
+	struct image *image;
+	int ret;
+
+	ret = layer_open(file, &chain, true, &image, reterr);
+	if (ret)
+		return ret;
+	ret = writer_open(image, reterr);
+	if (ret) {
+		layer_free(image);
+		return ret;
+	}
+	image->backing = base;
+	finish_info(image, true);
+	*ret_image = image;
+	return 0;
+}
+
 int coroutine_fn image_close(struct image *image)
 {
 	int ret = 0;

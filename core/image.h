@@ -41,6 +41,15 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 			    struct error **reterr);
 
 /*
+ * Opens the qcow2 image in `file`, writable and locked already, above `base`, whatever backing
+ * file it names: an image that is open read-only, of a snapshot too. Both belong to the new
+ * image; after a failure `file` is closed, and `base` is still the caller's.
+ */
+int coroutine_fn image_open_overlay(struct opener *opener, struct file *file, struct image *base,
+				    uint64_t l2_cache_bytes, struct image **ret_image,
+				    struct error **reterr);
+
+/*
  * Waits for requests under way, writes back, flushes, drops the locks and frees.
  * Returns 0 or -errno of the last write-back; the image is gone in either case.
  */

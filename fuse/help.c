@@ -38,6 +38,8 @@ static const char help_text[] =
 	"                        which backing files named inside an image to follow\n"
 	"  backing_file=PATH     use this backing file instead of the recorded one\n"
 	"  data_file=PATH        use this external data file\n"
+	"  overlay[=FILE]        writable, but what is written goes to a throw-away overlay,\n"
+	"                        or to a kept one in FILE; the image is only read\n"
 	"  name=FILE             name of the raw file (default: disk.raw)\n"
 	"  snapshots             show every internal snapshot below snapshots/\n"
 	"  uid=, gid=, umask=    owner and permissions of the files\n"

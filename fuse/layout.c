@@ -73,9 +73,12 @@ static int add_view(const struct layout *layout, struct tree *tree, struct node 
 	return res;
 }
 
+/* Those of the image that was named, not of an overlay above it. */
 static int add_snapshots(const struct layout *layout, struct tree *tree, struct node *node)
 {
-	unsigned nb = image_nb_snapshots(node->image);
+	const struct image *image =
+		layout->options->overlay ? image_backing(node->image) : node->image;
+	unsigned nb = image_nb_snapshots(image);
 	char *name = snapshots_name(layout, node);
 	struct node *dir;
 	int res = name ? tree_add_dir(tree, name, &dir) : -ENOMEM;
@@ -83,13 +86,26 @@ static int add_snapshots(const struct layout *layout, struct tree *tree, struct 
 	for (unsigned i = 0; res == 0 && i < nb; i++) {
 		struct image_snapshot snapshot;
 
-		image_get_snapshot(node->image, i, &snapshot);
+		image_get_snapshot(image, i, &snapshot);
 		res = add_view(layout, tree, dir, node, &snapshot);
 	}
 	if (res == -EEXIST)
 		log_error("%s: the name %s is taken", node->host_path, name);
 	free(name);
 	return res;
+}
+
+/* A throw-away overlay is as old as the image below it, which it makes writable. */
+static int stat_host(const struct options *options, const struct image *image,
+		     struct stat *ret_stat)
+{
+	bool throw_away = options->overlay && !options->overlay_file;
+
+	if (fstat(image_file(image, throw_away ? 1 : 0)->fd, ret_stat) < 0)
+		return -errno;
+	if (throw_away)
+		ret_stat->st_mode |= 0600;
+	return 0;
 }
 
 static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
@@ -104,9 +120,8 @@ static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
 
 	if (!name)
 		return -ENOMEM;
-	if (fstat(image_file(image, 0)->fd, &host) < 0)
-		res = -errno;
-	else
+	res = stat_host(layout->options, image, &host);
+	if (res == 0)
 		res = tree_add_file(tree, parent, name, image, &host, &node);
 	if (res == -EEXIST)
 		log_error("%s: the name %s is taken by another image; give NAME=IMAGE",

@@ -209,32 +209,59 @@ static int take_positionals(struct parser *parser, int nb, char **args)
 }
 
 /* What excludes one another. */
+static int check_access(struct parser *parser)
+{
+	const struct options *options = parser->options;
+
+	if (options->overlay && options->access == ACCESS_READ_ONLY)
+		return complain(parser,
+				"-o overlay is there to be written: it excludes -r and -o ro");
+	if (options->overlay_file && options->snapshot)
+		return complain(parser, "an overlay that is kept cannot record a snapshot: give "
+					"-o overlay without a file");
+	if (options->snapshot && options->snapshots)
+		return complain(parser,
+				"-o snapshot= shows one snapshot: it excludes -o snapshots");
+	/* With an overlay it is not the image that is written. */
+	if (options->access != ACCESS_WRITABLE || options->overlay)
+		return 0;
+	if (options->force_share)
+		return complain(parser,
+				"--force-share reads beside a writer: it excludes -w and -o rw");
+	if (options->snapshot)
+		return complain(parser, "-o snapshot= is read-only: it excludes -w and -o rw");
+	return 0;
+}
+
+/* What names one file is for one image. */
+static int check_several_images(struct parser *parser)
+{
+	const struct options *options = parser->options;
+
+	if (options->name)
+		return complain(parser, "-o name= is for one image; give NAME=IMAGE");
+	if (options->snapshot)
+		return complain(parser, "-o snapshot= is for one image");
+	if (options->backing_file || options->data_file)
+		return complain(parser, "-o backing_file= and data_file= are for one image");
+	if (options->overlay_file)
+		return complain(parser, "-o overlay=FILE is for one image; give -o overlay");
+	return 0;
+}
+
 static int check_combination(struct parser *parser)
 {
 	const struct options *options = parser->options;
+	int res;
 
 	if (options->action == ACTION_UNMOUNT)
 		return 0;
 	if (options->lazy || options->unmount_timeout_s >= 0)
 		return complain(parser, "-z and --timeout belong to --unmount");
-	if (options->force_share && options->access == ACCESS_WRITABLE)
-		return complain(parser,
-				"--force-share reads beside a writer: it excludes -w and -o rw");
-	if (options->snapshot && options->access == ACCESS_WRITABLE)
-		return complain(parser, "-o snapshot= is read-only: it excludes -w and -o rw");
-	if (options->snapshot && options->snapshots)
-		return complain(parser,
-				"-o snapshot= shows one snapshot: it excludes -o snapshots");
-	if (options->nb_images > 1) {
-		if (options->name)
-			return complain(parser, "-o name= is for one image; give NAME=IMAGE");
-		if (options->snapshot)
-			return complain(parser, "-o snapshot= is for one image");
-		if (options->backing_file || options->data_file)
-			return complain(parser,
-					"-o backing_file= and data_file= are for one image");
-	}
-	return 0;
+	res = check_access(parser);
+	if (res == 0 && options->nb_images > 1)
+		res = check_several_images(parser);
+	return res;
 }
 
 int options_parse(struct options *ret_options, int argc, char **argv, char **ret_message)
@@ -253,7 +280,8 @@ int options_parse(struct options *ret_options, int argc, char **argv, char **ret
 		if (res == 0)
 			res = check_combination(&parser);
 	}
-	if (res == 0 && (ret_options->force_share || ret_options->snapshot))
+	if (res == 0 && (ret_options->force_share || ret_options->snapshot) &&
+	    !ret_options->overlay)
 		ret_options->access = ACCESS_READ_ONLY;
 	*ret_message = parser.message;
 	return res;
@@ -272,6 +300,7 @@ void options_finish(struct options *options)
 	free(options->snapshot);
 	free(options->backing_file);
 	free(options->data_file);
+	free(options->overlay_file);
 	free(options->name);
 	free(options->engine);
 	free(options->kernel_words);

@@ -81,6 +81,8 @@ struct options {
 
 	/* image */
 	char *snapshot, *backing_file, *data_file;
+	bool overlay;
+	char *overlay_file; /* NULL: a throw-away one */
 	enum names_policy names;
 
 	/* view */

@@ -128,6 +128,20 @@ static int word_data_file(struct parser *parser, const char *value)
 	return set_string(&parser->options->data_file, value);
 }
 
+static int word_overlay(struct parser *parser, const char *value)
+{
+	parser->options->overlay = true;
+	free(parser->options->overlay_file);
+	parser->options->overlay_file = NULL;
+	return 0;
+}
+
+static int word_overlay_file(struct parser *parser, const char *value)
+{
+	parser->options->overlay = true;
+	return set_string(&parser->options->overlay_file, value);
+}
+
 static int word_discard(struct parser *parser, const char *value)
 {
 	bool keep = !strcmp(value, "ignore");
@@ -373,6 +387,8 @@ static const struct word word_table[] = {
 	{"backing=", WORD_OWN, word_backing},
 	{"backing_file=", WORD_OWN, word_backing_file},
 	{"data_file=", WORD_OWN, word_data_file},
+	{"overlay", WORD_OWN, word_overlay},
+	{"overlay=", WORD_OWN, word_overlay_file},
 	{"name=", WORD_OWN, word_name},
 	{"snapshots", WORD_OWN, word_snapshots},
 	{"timeout=", WORD_OWN, word_timeout},

@@ -8,6 +8,7 @@
 #include "fuse/layout.h"
 #include "fuse/log.h"
 #include "fuse/ops.h"
+#include "fuse/overlay.h"
 #include "fuse/transport_dev.h"
 #include "fuse/transport_uring.h"
 #include "fuse/tree.h"
@@ -187,23 +188,57 @@ static bool may_not_write(int res)
 	return res == -EACCES || res == -EROFS || res == -EPERM;
 }
 
-/* Opens one image, read-only where it may not be written and nobody insisted. */
+/* Read-only where the image may not be written and nobody insisted: *ret_why is not 0 then. */
+static int coroutine_fn open_present(struct session *session, const char *path,
+				     struct image **ret_image, int *ret_why, struct error **reterr)
+{
+	struct image_options how = session->image_options;
+	struct opener *opener = &session->opener.opener;
+	int res = image_open(opener, path, &how, ret_image, reterr);
+
+	if (!may_not_write(res) || session->options->access != ACCESS_AUTO)
+		return res;
+	error_free(*reterr);
+	*reterr = NULL;
+	*ret_why = res;
+	how.writable = false;
+	return image_open(opener, path, &how, ret_image, reterr);
+}
+
+static int coroutine_fn open_below_overlay(struct session *session, const char *path,
+					   struct image **ret_image, struct error **reterr)
+{
+	struct image_options how = session->image_options;
+	const struct overlay_params params = {
+		.opener = &session->opener.opener,
+		.reactor = session->reactor,
+		.path = session->options->overlay_file,
+		.base_path = path,
+		.l2_cache_bytes = how.l2_cache_bytes,
+	};
+	struct image *base;
+	int res;
+
+	how.writable = false;
+	res = image_open(params.opener, path, &how, &base, reterr);
+	if (res < 0)
+		return res;
+	res = overlay_open(&params, base, ret_image, reterr);
+	if (res < 0)
+		image_close(base);
+	return res;
+}
+
 static enum exit_status coroutine_fn open_image(struct session *session, const char *path,
 						struct image **ret_image)
 {
-	const struct options *options = session->options;
-	struct image_options how = session->image_options;
 	struct error *error = NULL;
 	int res, why = 0;
 
-	res = image_open(&session->opener.opener, path, &how, ret_image, &error);
-	if (may_not_write(res) && options->access == ACCESS_AUTO) {
-		error_free(error);
-		error = NULL;
-		why = res;
-		how.writable = false;
-		res = image_open(&session->opener.opener, path, &how, ret_image, &error);
-	}
+	if (session->options->overlay)
+		res = open_below_overlay(session, path, ret_image, &error);
+	else
+		res = open_present(session, path, ret_image, &why, &error);
 	if (res < 0) {
 		enum exit_status status = error ? options_status_of(error->class) : EXIT_MOUNT;
 
@@ -412,7 +447,7 @@ static void describe_node(const struct session *session, const struct node *node
 	const struct image_info *info = image_info(image);
 	const struct file *file;
 
-	printf("%s on %s%s%s: %" PRIu64 " bytes, clusters of %u, version %u, %s\n", info->path,
+	printf("%s on %s%s%s: %" PRIu64 " bytes, clusters of %u, version %u, %s\n", node->host_path,
 	       session->mountpoint ? session->mountpoint : session->options->mountpoint,
 	       session->single_file ? "" : "/", node->name, info->virtual_size, info->cluster_size,
 	       info->version, info->writable ? "writable" : "read-only");

@@ -53,6 +53,7 @@ struct file {
 	uint32_t refused; /* bit per io_op: refused by the file system (READ, WRITE: RWF_NOWAIT) */
 	bool writable;
 	bool is_block_device;
+	bool throw_away; /* its contents end with the process: flushing is in vain */
 	dev_t dev;
 	ino_t ino;
 	uid_t uid; /* owner of the file */
@@ -84,6 +85,7 @@ struct file_open_params {
 	bool no_direct;      /* cache=writeback: use the host's page cache */
 	bool beneath;        /* refuse what resolves outside dirfd (RESOLVE_BENEATH) */
 	bool no_magic_links; /* refuse /proc's magic links: the name stands inside an image */
+	bool throw_away;     /* nobody wants the contents after file_close() */
 };
 int file_open(struct reactor *reactor, const struct file_open_params *params,
 	      struct file **ret_file, struct error **reterr);
@@ -103,7 +105,8 @@ int coroutine_fn file_read(struct file *file, uint64_t host_off, void *buf, size
 			   enum io_tag tag);
 int coroutine_fn file_write(struct file *file, uint64_t host_off, const void *buf, size_t len_bytes,
 			    enum io_tag tag);
-/* fdatasync: covers every write that had completed when this was called. */
+/* fdatasync: covers every write that had completed when this was called. Without effect on a
+ * throw-away file. */
 int coroutine_fn file_flush(struct file *file);
 /* Range reads as zeros or its old contents afterwards (align-rounded inwards). 0 where refused by
  * the file system too (counted in nb_fallbacks): nothing depends on it. */

@@ -88,6 +88,7 @@ int file_open(struct reactor *reactor, const struct file_open_params *params,
 		goto fail;
 	}
 	file->fd = ret;
+	file->throw_away = params->throw_away;
 	ret = file_lock_take(file->fd, params->lock, reterr);
 	if (ret < 0)
 		goto fail;

@@ -17,13 +17,13 @@ _qcow2fs_words()
 	discard=*) values="unmap ignore" ;;
 	io=*) values="auto uring threads" ;;
 	transport=*) values="auto dev uring" ;;
-	backing_file=* | data_file=*)
+	backing_file=* | data_file=* | overlay=*)
 		prefix+=${word%%=*}=
 		COMPREPLY=($(compgen -P "$prefix" -f -- "${word#*=}"))
 		return
 		;;
 	*)
-		values="ro rw snapshot= backing= backing_file= data_file= name= snapshots uid= gid=
+		values="ro rw snapshot= backing= backing_file= data_file= overlay name= snapshots uid= gid=
 			umask= discard= grow shrink timeout= threads= l2_cache= cache= io= transport=
 			allow_other allow_root auto_unmount fsname= subtype= max_read= sync async dirsync
 			exec noexec atime noatime nofail noauto _netdev"

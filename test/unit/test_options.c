@@ -162,6 +162,25 @@ static void test_words(void **state)
 	assert_int_equal(options.uid, 0);
 }
 
+static void test_overlay(void **state)
+{
+	accepts("qcow2fs IMG MNT -o overlay");
+	assert_true(options.overlay);
+	assert_null(options.overlay_file);
+	assert_int_equal(options.access, ACCESS_AUTO);
+	accepts("qcow2fs IMG MNT -w -o overlay,overlay=/o");
+	assert_string_equal(options.overlay_file, "/o");
+	accepts("qcow2fs IMG MNT -o overlay=/o,overlay");
+	assert_null(options.overlay_file);
+	accepts("qcow2fs IMG MNT -U -o rw,overlay,snapshot=s");
+	assert_int_equal(options.access, ACCESS_WRITABLE);
+	accepts("qcow2fs A B MNT -o overlay");
+	refuses("qcow2fs A B MNT -o overlay=/o", "for one image");
+	refuses("qcow2fs IMG MNT -r -o overlay", "excludes -r");
+	refuses("qcow2fs IMG MNT -o overlay=/o,snapshot=s", "cannot record a snapshot");
+	refuses("qcow2fs IMG MNT -o overlay=", "needs a value");
+}
+
 static void test_last_word_wins(void **state)
 {
 	accepts("qcow2fs IMG MNT -o ro,rw -o cache=none,cache=writeback -o "
@@ -275,6 +294,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_switches, teardown),
 		cmocka_unit_test_teardown(test_unmount, teardown),
 		cmocka_unit_test_teardown(test_words, teardown),
+		cmocka_unit_test_teardown(test_overlay, teardown),
 		cmocka_unit_test_teardown(test_last_word_wins, teardown),
 		cmocka_unit_test_teardown(test_bad_words, teardown),
 		cmocka_unit_test_teardown(test_combinations, teardown),
