@@ -361,7 +361,10 @@ int coroutine_fn inflate_begin(struct inflate_op *op, struct image *image, uint6
 	/* No stream needs twice its cluster; what a descriptor claims beyond is not read. */
 	end = min_u64(end, start + BUF_MAX_BYTES);
 	op->in_skip = host_off - start;
-	op->in_bytes = min_u64(len_bytes, end - host_off);
+	/* What the file does not hold is no part of the stream: zeros in its place might decode. */
+	op->in_bytes =
+		host_off < file->size_bytes ? min_u64(len_bytes, file->size_bytes - host_off) : 0;
+	op->in_bytes = min_u64(op->in_bytes, end - host_off);
 	op->iov.iov_len = end - start;
 	op->iov.iov_base = buf_get(op->iov.iov_len);
 	if (!op->iov.iov_base) {

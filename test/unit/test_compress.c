@@ -208,6 +208,20 @@ CO_TEST(test_stream_at_the_end_of_the_file)
 	close_image();
 }
 
+/* Zeros in the place of what the file does not hold would be decoded, to anything. */
+CO_TEST(test_stream_cut_off_by_the_end_of_the_file)
+{
+	size_t len;
+
+	new_image();
+	len = deflate_at(bytes + HOST, -12, CLUSTER);
+	set_compressed(0, HOST, len);
+	sim_bytes_resize(&hand.disk->files[0].bytes, HOST + len / 2);
+	open_image();
+	expect_eio(0);
+	close_image();
+}
+
 CO_TEST(test_incompressible_stream)
 {
 	size_t len;
@@ -490,6 +504,7 @@ int main(void)
 		HAND_TEST(test_stream_of_less_than_a_cluster),
 		HAND_TEST(test_truncated_stream),
 		HAND_TEST(test_stream_at_the_end_of_the_file),
+		HAND_TEST(test_stream_cut_off_by_the_end_of_the_file),
 		HAND_TEST(test_incompressible_stream),
 		HAND_TEST(test_stream_with_a_zlib_header),
 		HAND_TEST(test_garbage),
