@@ -240,7 +240,7 @@ mutant("discard-data-punched-early", "a data file is punched before the removal 
          "\t\t\t(struct cluster_run){.first = index, .nb = 1, .in_data_file = true});\n",
          "\tstruct run_list now = {0};\n\n\tif (!run_list_reserve(&now, 1)) {\n"
          "\t\trun_list_append(&now, (struct cluster_run){.first = index, .nb = 1, .in_data_file = true});\n"
-         "\t\trelease_begin(writer, &now);\n\t}\n")], DATA)
+         "\t\trelease_begin(writer, &now);\n\t}\n")], RACES)
 
 # ---- discard ----
 
@@ -384,6 +384,14 @@ mutant("create-header-torn", "a header can be there without the name it points t
        [("core/create.c", "\tif (!ret && size > HEADER_SECTOR_BYTES)\n", "\tif (false)\n"),
         ("core/create.c", "file_write(f->file, 0, cluster, HEADER_SECTOR_BYTES, IO_TAG_HEADER)",
          "file_write(f->file, 0, cluster, size, IO_TAG_HEADER)")], EDITS)
+mutant("snapshot-not-marked", "refcounts are raised in an image that is not marked dirty",
+       [(EDIT, "\treturn ret ? ret : mark_dirty(writer, true);\n", "\treturn ret;\n")], EDITS)
+mutant("snapshot-unmarked-early", "the dirty mark goes while refcounts are still deferred",
+       [(EDIT, "\tif (!ret)\n\t\tret = tree_settle(writer);\n\tif (!ret && image->header.incompatible_features & INCOMPAT_DIRTY)\n"
+         "\t\tret = mark_dirty(writer, false);\n",
+         "\tif (!ret && image->header.incompatible_features & INCOMPAT_DIRTY)\n"
+         "\t\tret = header_set_features(image->file, &image->header, 0, image->header.autoclear_features);\n"
+         "\tif (!ret)\n\t\tret = tree_settle(writer);\n")], EDITS)
 mutant("snapshot-failure-stays-dirty", "a deletion that did not happen leaves the image dirty",
        [(EDIT, "\t\tmark_dirty(writer, false); /* nothing has happened */\n", "\t\t;\n")], EDITS)
 
