@@ -340,6 +340,7 @@ static int create_ring(struct session *session)
 		.ops = session->ops,
 		.reactor = session->reactor,
 		.debug = session->options->debug,
+		.allow_root = session->options->allow_root,
 	};
 
 	if (session->options->transport == WISH_DEV || session->ring_note)
@@ -497,6 +498,8 @@ static int block_signals(struct session *session)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	signal(SIGPIPE, SIG_IGN);
+	/* A file that may not grow is an error of the write, EFBIG, and no reason to die. */
+	signal(SIGXFSZ, SIG_IGN);
 	if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0)
 		return -EINVAL;
 	session->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);

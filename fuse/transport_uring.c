@@ -73,6 +73,7 @@ struct transport_uring {
 	int fd;
 	unsigned nb_queues, nb_entries;
 	size_t payload_bytes;
+	uid_t owner;
 	struct entry *entries;
 	char *payloads;
 	struct task start_task;
@@ -224,6 +225,27 @@ static void print_message(const struct entry *entry, const struct message *messa
 		entry->args.commit_id, message->opcode, message->node_id, entry->args.qid);
 }
 
+/*
+ * With allow_root the kernel lets everybody in, and the server keeps out all but root and its
+ * own user: for the device libfuse does, in the same way. What an open file allows stays
+ * allowed, whoever holds it.
+ */
+static bool is_kept_out(const struct transport_uring *ring, const struct fuse_in_header *in)
+{
+	switch (in->opcode) {
+	case FUSE_READ:
+	case FUSE_WRITE:
+	case FUSE_FSYNC:
+	case FUSE_RELEASE:
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS:
+	case FUSE_RELEASEDIR:
+		return false;
+	default:
+		return ring->params.allow_root && in->uid != 0 && in->uid != ring->owner;
+	}
+}
+
 static void serve(struct entry *entry)
 {
 	struct transport_uring *ring = entry->ring;
@@ -247,6 +269,11 @@ static void serve(struct entry *entry)
 		print_message(entry, &message);
 	if (!request) {
 		commit(entry, -ENOMEM, 0);
+		return;
+	}
+	if (is_kept_out(ring, in)) {
+		request_drop(request);
+		commit(entry, -EACCES, 0);
 		return;
 	}
 	request->transport = &ring->transport;
@@ -385,6 +412,7 @@ int transport_uring_create(const struct transport_uring_params *params,
 		.invalidate = uring_invalidate,
 	};
 	ring->params = *params;
+	ring->owner = getuid();
 	ring->engine = check.engine;
 	ring->nb_queues = count_possible_cpus();
 	ring->nb_entries = ring->nb_queues * QUEUE_DEPTH;

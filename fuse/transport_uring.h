@@ -18,7 +18,8 @@ struct transport_uring;
 struct transport_uring_params {
 	struct ops *ops;
 	struct reactor *reactor;
-	bool debug; /* print every request */
+	bool debug;      /* print every request */
+	bool allow_root; /* all may come, but only root and the server's user get in */
 };
 
 /*

@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -271,6 +272,38 @@ static int detach_patiently(const char *path, bool lazy, uint64_t deadline_ns)
 	return res;
 }
 
+/* Linux 6.15 tells anybody who holds a pidfd how a process ended, once it has been reaped. */
+struct process_info {
+	uint64_t mask;
+	uint64_t cgroup_id;
+	uint32_t ids[11];
+	int32_t wait_status;
+};
+#define PROCESS_INFO_EXIT (1u << 3)
+#define PROCESS_GET_INFO _IOWR(0xff, 11, struct process_info)
+#define REAPED_MS 200
+
+_Static_assert(sizeof(struct process_info) == 64, "the first version of struct pidfd_info");
+
+/* Did the ended server say that it could not write everything back? */
+static bool ended_with_loss(int pidfd)
+{
+	struct process_info info = {.mask = PROCESS_INFO_EXIT};
+	struct pollfd fds = {.fd = pidfd};
+
+	if (ioctl(pidfd, PROCESS_GET_INFO, &info) < 0)
+		return false;
+	if (!(info.mask & PROCESS_INFO_EXIT)) {
+		/* Still a zombie: poll() tells of its end with POLLHUP. */
+		poll(&fds, 1, REAPED_MS);
+		info = (struct process_info){.mask = PROCESS_INFO_EXIT};
+		if (ioctl(pidfd, PROCESS_GET_INFO, &info) < 0)
+			return false;
+	}
+	return (info.mask & PROCESS_INFO_EXIT) && WIFEXITED(info.wait_status) &&
+	       WEXITSTATUS(info.wait_status) == EXIT_WRITE_BACK;
+}
+
 /* Waits until the server has ended, and with it its locks. */
 static enum exit_status await_end(const char *path, int pidfd, const struct options *options)
 {
@@ -282,8 +315,14 @@ static enum exit_status await_end(const char *path, int pidfd, const struct opti
 		seconds = BUSY_TIMEOUT_S;
 	if (seconds >= 0)
 		timeout_ms = remaining_ms(deadline_after(seconds));
-	if (poll(&fds, 1, timeout_ms) > 0)
-		return EXIT_OK;
+	if (poll(&fds, 1, timeout_ms) > 0) {
+		if (!ended_with_loss(pidfd))
+			return EXIT_OK;
+		log_error("%s: unmounted, but the last write-back failed; the server's log says "
+			  "why",
+			  path);
+		return EXIT_WRITE_BACK;
+	}
 	log_error("%s: unmounted, but its server has not ended%s", path,
 		  options->lazy ? ": the mount is still in use" : "");
 	return EXIT_BUSY;
@@ -321,6 +360,11 @@ enum exit_status unmount_run(const struct options *options)
 		log_error("%s: %s", options->mountpoint,
 			  res == -EINVAL ? "nothing is mounted here by qcow2fs" : strerror(-res));
 		return res == -EINVAL || res == -ENOENT ? EXIT_MOUNT : EXIT_SYSTEM;
+	}
+	if (geteuid() != 0 && geteuid() != mount.uid) {
+		log_error("%s: only root and the user %u, who mounted it, can unmount it",
+			  mount.path, (unsigned)mount.uid);
+		return EXIT_SYSTEM;
 	}
 	if (geteuid() == 0 && mount.uid != 0)
 		sync_mount_as(&mount, &sync);
