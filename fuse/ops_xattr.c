@@ -149,8 +149,10 @@ static void print_stats(const struct request *request, FILE *out)
 	const struct image *image = node_image(node) ? node_image(node) : node->base;
 	const struct reactor *reactor = request->ops->params.reactor;
 
-	fprintf(out, "{\"engine\": \"%s\", \"transport\": \"%s\", ",
-		reactor_engine(reactor)->ops->name, request->transport->name);
+	/* The queue is that of the mount, without this question. */
+	fprintf(out, "{\"engine\": \"%s\", \"transport\": \"%s\", \"queue\": %u, ",
+		reactor_engine(reactor)->ops->name, request->transport->name,
+		request->ops->nb_active - 1);
 	print_image_stats(image, out);
 	print_files(image, out);
 	fputs(", \"requests\": ", out);

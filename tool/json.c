@@ -126,6 +126,12 @@ void json_real(struct json *json, const char *name, double value)
 	fprintf(json->out, "%.2f", value);
 }
 
+void json_verbatim(struct json *json, const char *name, const char *text)
+{
+	begin_value(json, name);
+	fputs(text, json->out);
+}
+
 void json_bool(struct json *json, const char *name, bool value)
 {
 	begin_value(json, name);

@@ -31,6 +31,8 @@ void json_close_array(struct json *json);
 void json_string(struct json *json, const char *name, const char *value);
 void json_uint(struct json *json, const char *name, uint64_t value);
 void json_real(struct json *json, const char *name, double value);
+/* `text` is a value in JSON already. */
+void json_verbatim(struct json *json, const char *name, const char *text);
 void json_bool(struct json *json, const char *name, bool value);
 
 #endif

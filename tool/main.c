@@ -82,6 +82,11 @@ static const struct command commands[] = {
 	 "  -b FILE           the new backing file; empty: none\n"
 	 "  -u                change the name only\n",
 	 "give an overlay another backing file"},
+	{"top", top_command, "[--once] [--interval=SECONDS] [--json] MOUNTPOINT|RAWFILE",
+	 "  --interval=SECONDS  between two looks (1)\n"
+	 "  --once            one look, then end\n"
+	 "  --json            one line of JSON for each look\n",
+	 "watch what a mount of qcow2fs does"},
 	{"bench", bench_command,
 	 "[-c COUNT] [-d DEPTH] [-s BYTES] [-S STEP] [-O OFFSET] [-w [--flush-interval=N]] "
 	 "[--random]\n"

@@ -61,6 +61,7 @@ int coroutine_fn resize_command(struct tool *tool, int argc, char **argv);
 int coroutine_fn snapshot_command(struct tool *tool, int argc, char **argv);
 int coroutine_fn commit_command(struct tool *tool, int argc, char **argv);
 int coroutine_fn rebase_command(struct tool *tool, int argc, char **argv);
+int coroutine_fn top_command(struct tool *tool, int argc, char **argv);
 int coroutine_fn bench_command(struct tool *tool, int argc, char **argv);
 
 /* ---- arguments ---- */

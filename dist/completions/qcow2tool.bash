@@ -9,7 +9,7 @@ _qcow2tool()
 
 	if ((COMP_CWORD == 1)); then
 		COMPREPLY=($(compgen -W "info check map dump stat create format convert read write zero
-			discard resize snapshot commit rebase bench --help --version" -- "$word"))
+			discard resize snapshot commit rebase top bench --help --version" -- "$word"))
 		return
 	fi
 	case $before in
@@ -60,6 +60,7 @@ _qcow2tool()
 		snapshot) options+=" --json -l -c -a -d" ;;
 		commit) options+=" -b -d -p" ;;
 		rebase) options+=" -u -b -F -p" ;;
+		top) options+=" --once --interval= --json" ;;
 		bench) options+=" -c -d -s -S -O -w --flush-interval= --random -t" ;;
 		esac
 		COMPREPLY=($(compgen -W "$options" -- "$word"))

@@ -3,7 +3,7 @@
 # fish completion for qcow2tool
 
 set -l commands info check map dump stat create format convert read write zero discard \
-    resize snapshot commit rebase bench
+    resize snapshot commit rebase top bench
 
 complete -c qcow2tool -n "not __fish_seen_subcommand_from $commands" -f -a "$commands"
 complete -c qcow2tool -n "not __fish_seen_subcommand_from $commands" -l version -s V -d 'Show the version'
@@ -11,7 +11,7 @@ complete -c qcow2tool -s h -l help -d 'Show help'
 complete -c qcow2tool -s f -l format -x -a 'raw qcow2' -d 'Format'
 complete -c qcow2tool -s U -l force-share -d 'Read beside a writer'
 complete -c qcow2tool -s q -l quiet -d 'No progress'
-complete -c qcow2tool -n "__fish_seen_subcommand_from info check map dump stat snapshot" -l json -d 'As JSON'
+complete -c qcow2tool -n "__fish_seen_subcommand_from info check map dump stat snapshot top" -l json -d 'As JSON'
 complete -c qcow2tool -n "__fish_seen_subcommand_from info" -l backing-chain -d 'Every file of the chain'
 complete -c qcow2tool -n "__fish_seen_subcommand_from check" -s r -l repair -x -a 'leaks all' -d 'Repair'
 complete -c qcow2tool -n "__fish_seen_subcommand_from map" -l start -x -d 'First byte'
@@ -44,6 +44,8 @@ complete -c qcow2tool -n "__fish_seen_subcommand_from snapshot" -s a -x -d 'Appl
 complete -c qcow2tool -n "__fish_seen_subcommand_from snapshot" -s d -x -d 'Delete'
 complete -c qcow2tool -n "__fish_seen_subcommand_from commit" -s d -d 'Leave the image as it is'
 complete -c qcow2tool -n "__fish_seen_subcommand_from rebase" -s u -d 'Change the name only'
+complete -c qcow2tool -n "__fish_seen_subcommand_from top" -l once -d 'One look'
+complete -c qcow2tool -n "__fish_seen_subcommand_from top" -l interval -x -d 'Seconds between two looks'
 complete -c qcow2tool -n "__fish_seen_subcommand_from bench" -s w -d 'Measure writes'
 complete -c qcow2tool -n "__fish_seen_subcommand_from bench" -l random -d 'At random offsets'
 complete -c qcow2tool -n "__fish_seen_subcommand_from bench" -l flush-interval -x -d 'Writes between flushes'
