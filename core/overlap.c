@@ -13,6 +13,7 @@
 #define PAGE_CLUSTERS_BITS 9u
 #define PAGE_CLUSTERS (1u << PAGE_CLUSTERS_BITS)
 #define TABLE_STEP_BYTES 65536u
+#define SECTOR_BYTES 512u
 /* Of the L1 tables of all snapshots together. */
 #define SNAPSHOT_L1_BYTES_MAX (1ull << 30)
 
@@ -148,7 +149,9 @@ struct build {
 	struct image *image;
 	struct overlap *map;  /* everything */
 	struct overlap fixed; /* all but L2 tables, which snapshots may share */
-	uint64_t end;         /* of the file, in whole clusters: no metadata lies beyond */
+	/* Less than a cluster behind the file's last sector: metadata ends there at the latest.
+	 * The last cluster need not be complete, or even begun, as in QEMU and in core/check. */
+	uint64_t end;
 };
 
 static bool is_inside(const struct build *build, uint64_t host_off, uint64_t len_bytes)
@@ -169,22 +172,27 @@ static int add_fixed(struct build *build, uint64_t host_off, uint64_t len_bytes)
 	return ret ? ret : overlap_add(&build->fixed, host_off, len_bytes);
 }
 
+static bool is_cluster_inside(const struct build *build, uint64_t host_off)
+{
+	return is_inside(build, host_off, cluster_size(build->image));
+}
+
 static int add_refblock(struct build *build, uint64_t host_off)
 {
-	return add_fixed(build, host_off, 1);
+	return is_cluster_inside(build, host_off) ? add_fixed(build, host_off, 1) : -EUCLEAN;
 }
 
 /* An L2 table of the active tree, which names it once. */
 static int add_l2(struct build *build, uint64_t host_off)
 {
-	if (!is_inside(build, host_off, 1) || overlap_hits(build->map, host_off, 1))
+	if (!is_cluster_inside(build, host_off) || overlap_hits(build->map, host_off, 1))
 		return -EUCLEAN;
 	return overlap_add(build->map, host_off, 1);
 }
 
 static int add_shared_l2(struct build *build, uint64_t host_off)
 {
-	if (!is_inside(build, host_off, 1) || overlap_hits(&build->fixed, host_off, 1))
+	if (!is_cluster_inside(build, host_off) || overlap_hits(&build->fixed, host_off, 1))
 		return -EUCLEAN;
 	return overlap_add(build->map, host_off, 1);
 }
@@ -256,7 +264,7 @@ int coroutine_fn overlap_build(struct overlap *map, struct image *image)
 	struct build build = {
 		.image = image,
 		.map = map,
-		.end = round_up(image->file->size_bytes, cluster_size(image)),
+		.end = round_up(image->file->size_bytes, SECTOR_BYTES) + cluster_size(image) - 1,
 	};
 	int ret;
 
