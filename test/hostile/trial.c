@@ -187,6 +187,7 @@ static void coroutine_fn read_image(struct run *run)
 	struct tally *tally = run->trial->tally;
 	unsigned nb_snapshots;
 	struct image *image;
+	bool fine;
 
 	phase(run, "open");
 	image = open_image(run, &options);
@@ -194,8 +195,9 @@ static void coroutine_fn read_image(struct run *run)
 		return;
 	tally->nb_opened++;
 	phase(run, "read");
-	if (read_ends(run, image) & read_mapped(run, image))
-		tally->nb_read_ok++;
+	fine = read_ends(run, image);
+	fine = read_mapped(run, image) && fine;
+	tally->nb_read_ok += fine;
 	nb_snapshots = image_nb_snapshots(image);
 	for (unsigned i = 0; i < nb_snapshots && i < SNAPSHOTS_TRIED; i++) {
 		struct image_snapshot snapshot;
