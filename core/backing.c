@@ -78,8 +78,8 @@ int coroutine_fn backing_open_data_file(struct image *image, const struct chain 
 /* Refuses a file that is in the chain already. */
 static int check_loop(const struct chain *chain, const struct file *file, struct error **reterr)
 {
-	if (file->fd < 0)
-		return 0; /* simulated files have no identity; depth bounds them */
+	if (file->fd < 0 && !file->ino)
+		return 0; /* some simulated files have no identity; depth bounds them */
 	for (const struct image *layer = chain->top; layer; layer = layer->backing)
 		if (layer->file->dev == file->dev && layer->file->ino == file->ino)
 			return error_set(reterr, ERROR_BACKING, ELOOP,
