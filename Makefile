@@ -10,6 +10,7 @@
 #   make deps-test   ... and what the tests need on top of it
 #   make sim         the simulated disk: power cuts, faults, schedules
 #   make hostile     images that somebody has prepared
+#   make fuzz T=600  libFuzzer's targets, each for T seconds
 #   make bench       fio, side by side with the peers
 #   make install     everything below DESTDIR/PREFIX, the mount helper's link in DESTDIR/SBINDIR;
 #   make uninstall   ... takes it away again
@@ -44,7 +45,7 @@ CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 $(CORE_PKGS)
 
 # These goals compile nothing themselves, so they need no library yet.
-DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fmt fmt-check
+DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz fmt fmt-check
 ifneq ($(filter-out $(DRY_GOALS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell command -v $(firstword $(PKG_CONFIG))),)
 $(error $(PKG_CONFIG) not found: run `make deps`)
@@ -134,6 +135,7 @@ $(B)/test/unit/test_%: $(B)/test/unit/test_%.o $(LIBS)
 
 include test/sim/sim.mk
 include test/hostile/hostile.mk
+include test/fuzz/fuzz.mk
 
 # Tests that include a header of the server, or of the simulated disk, link with it.
 including  = $(patsubst %.c,$(B)/%,$(if $(UNIT_SRC),$(shell grep -l '^#include "$(1)' $(UNIT_SRC))))
@@ -164,7 +166,7 @@ FORCE:
 # ---- tests ----
 
 .PHONY: unit test-programs check check-san check-valgrind bench demo
-test-programs: all $(UNITS) $(IT_PROGS) $(SIM) $(HOSTILE)
+test-programs: all $(UNITS) $(IT_PROGS) $(SIM) $(HOSTILE) $(FUZZ)
 unit: $(UNITS)
 	$(Q)test/run -b $(B) 'unit/*'
 

@@ -1,16 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# deps.sh build|demo|test|bench|deb: installs the packages that building, the demonstration,
-# the tests, the measurements or a Debian package need, with the system's own package
-# manager. Does nothing, quickly, when all of them are there. Uses sudo when it does not run
+# deps.sh build|demo|test|bench|fuzz|lint|deb: installs the packages that building, the
+# demonstration, the tests, the measurements, fuzzing, static analysis or a Debian package
+# need, with the system's own package manager. Does nothing, quickly, when all of them are there. Uses sudo when it does not run
 # as root.
 set -eu
 
 level=${1:-build}
 case $level in
-build | demo | test | bench | deb) ;;
-*) echo "usage: $0 build|demo|test|bench|deb" >&2; exit 1 ;;
+build | demo | test | bench | fuzz | lint | deb) ;;
+*) echo "usage: $0 build|demo|test|bench|fuzz|lint|deb" >&2; exit 1 ;;
 esac
 
 if command -v apt-get >/dev/null; then
@@ -21,6 +21,8 @@ if command -v apt-get >/dev/null; then
 	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk attr mandoc tar valgrind gdb
 	      clang-format gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 	bench="python3 qemu-utils qemu-system-common libnbd-bin fio"
+	fuzz="python3 clang llvm libclang-rt-dev"
+	lint="python3 clang-tidy cppcheck"
 	deb="dpkg-dev debhelper fakeroot lintian"
 elif command -v dnf >/dev/null; then
 	manager=dnf
@@ -30,6 +32,8 @@ elif command -v dnf >/dev/null; then
 	test="python3 libcmocka-devel xfsprogs btrfs-progs tar valgrind gdb clang-tools-extra
 	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
 	bench="python3 qemu-img qemu-common libnbd fio"
+	fuzz="python3 clang llvm compiler-rt"
+	lint="python3 clang-tools-extra cppcheck"
 elif command -v pacman >/dev/null; then
 	manager=pacman
 	build="gcc make pkgconf fuse3 liburing zlib zstd libdeflate"
@@ -37,6 +41,8 @@ elif command -v pacman >/dev/null; then
 	test="python cmocka xfsprogs btrfs-progs tar valgrind gdb clang
 	      aarch64-linux-gnu-gcc qemu-user"
 	bench="python qemu-img qemu-storage-daemon libnbd fio"
+	fuzz="python clang llvm compiler-rt"
+	lint="python clang cppcheck"
 elif command -v apk >/dev/null; then
 	manager=apk
 	build="gcc make musl-dev linux-headers pkgconf fuse3-dev fuse3 liburing-dev zlib-dev zstd-dev
@@ -44,6 +50,8 @@ elif command -v apk >/dev/null; then
 	demo="qemu-img e2fsprogs e2fsprogs-extra util-linux util-linux-misc losetup"
 	test="python3 cmocka-dev xfsprogs btrfs-progs tar valgrind gdb clang-extra-tools partx sfdisk"
 	bench="python3 qemu-img qemu-storage-daemon libnbd fio"
+	fuzz="python3 clang llvm compiler-rt g++"
+	lint="python3 clang-extra-tools cppcheck"
 else
 	echo "$0: no apt-get, dnf, pacman or apk here; install by hand: a C compiler, make, pkg-config," \
 		"libfuse 3, liburing, zlib, libzstd (tests: cmocka, python 3, qemu-img, xfsprogs," \
@@ -56,6 +64,8 @@ case $level in
 demo) wanted="$wanted $demo" ;;
 test) wanted="$wanted $demo $test" ;;
 bench) wanted="$wanted $bench" ;;
+fuzz) wanted="$wanted $fuzz" ;;
+lint) wanted="$wanted $lint" ;;
 deb) wanted="$wanted ${deb?a Debian package is built on Debian or Ubuntu}" ;;
 esac
 
