@@ -100,12 +100,28 @@ static int coroutine_fn zero_outside(struct writer *writer, uint64_t from, uint6
 	return ret;
 }
 
+/*
+ * How far something could shine through behind the end of the disk: the rest of the last
+ * cluster, and whatever the L1 table as it is leads to, where a size was once cut without its
+ * clusters. A raw data file keeps its own bytes there.
+ */
+static uint64_t end_of_leftovers(const struct image *image, uint64_t old_bytes)
+{
+	uint64_t end = round_up(old_bytes, cluster_size(image)), mapped_bytes;
+	unsigned span_bits = image->cluster_bits + image->l2_bits;
+
+	if (image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW)
+		return end;
+	if (checked_mul(image->l1_size, 1ull << span_bits, &mapped_bytes))
+		mapped_bytes = UINT64_MAX;
+	return max_u64(end, mapped_bytes);
+}
+
 static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 {
 	struct image *image = writer->image;
 	uint64_t old_bytes = image->virtual_size, nb_entries;
-	/* What could shine through: the rest of the last cluster, and a longer backing file. */
-	uint64_t end = round_up(old_bytes, cluster_size(image));
+	uint64_t end = end_of_leftovers(image, old_bytes);
 	int ret = l1_entries_needed(image, size_bytes, &nb_entries);
 
 	if (!ret && nb_entries > image->l1_size)
