@@ -8,7 +8,6 @@
 
 #include "core/backing.h"
 
-
 #define SIZE (8ull << 12)
 
 static void test_plain_names(void **state)
