@@ -16,6 +16,7 @@
 
 #define SLICES_PER_CHUNK 16u
 #define SLICES_MIN 1u
+#define NEAR_SLICES_MAX 8u /* read at once: 32 KiB, which memory still copies inline */
 
 /* Memory for SLICES_PER_CHUNK slices at once. */
 struct chunk {
@@ -198,6 +199,14 @@ static void insert(struct cache *cache, struct slice *slice, uint64_t host_off, 
 	lru_append(cache, slice);
 }
 
+/* Pins a slice and makes it the one used last. */
+static void pin(struct cache *cache, struct slice *slice)
+{
+	slice->pins++;
+	lru_remove(slice);
+	lru_append(cache, slice);
+}
+
 /* The pinned slice at host_off; *ret_fresh says that it has no contents yet. */
 static int coroutine_fn find_or_insert(struct cache *cache, uint64_t host_off, enum io_tag tag,
 				       struct slice **ret_slice, bool *ret_fresh)
@@ -209,9 +218,7 @@ static int coroutine_fn find_or_insert(struct cache *cache, uint64_t host_off, e
 		int ret;
 
 		if (slice) {
-			slice->pins++;
-			lru_remove(slice);
-			lru_append(cache, slice);
+			pin(cache, slice);
 			*ret_slice = slice;
 			return 0;
 		}
@@ -229,8 +236,119 @@ static int coroutine_fn find_or_insert(struct cache *cache, uint64_t host_off, e
 	}
 }
 
+struct slice *cache_get_loaded(struct cache *cache, uint64_t host_off)
+{
+	struct slice *slice = find(cache, host_off);
+
+	if (!slice || slice->loading)
+		return NULL;
+	cache->hits++;
+	pin(cache, slice);
+	return slice;
+}
+
+/* Slices that one read loads, next to one another: the one asked for is slices[wanted]. */
+struct load {
+	struct slice *slices[NEAR_SLICES_MAX];
+	unsigned first, nb, wanted;
+};
+
+/* A slice to be loaded along with another one, if that takes memory from nobody. */
+static struct slice *insert_near(struct cache *cache, uint64_t host_off, enum io_tag tag)
+{
+	struct slice *slice = NULL;
+
+	if (find(cache, host_off))
+		return NULL;
+	if (!cache->free && cache->nb_slices < cache->nb_slices_max)
+		grow(cache);
+	if (cache->free) {
+		slice = cache->free;
+		cache->free = slice->hash_next;
+		insert(cache, slice, host_off, tag);
+		slice->pins = 0;
+		slice->loading = true;
+	}
+	return slice;
+}
+
+/* What to read for the miss of `slice`: it and its neighbours within near. */
+static void plan_load(struct cache *cache, struct slice *slice, const struct cache_near *near,
+		      struct load *load)
+{
+	uint64_t bytes = cache->slice_bytes, group = bytes * NEAR_SLICES_MAX;
+	uint64_t base = slice->host_off & ~(group - 1);
+
+	load->wanted = load->first = (slice->host_off - base) / bytes;
+	load->slices[load->wanted] = slice;
+	load->nb = 1;
+	if (cache->file->path == FILE_MEMORY)
+		return; /* there one read more costs less than memory for what is not needed */
+	while (load->first && base + (load->first - 1) * bytes >= near->start) {
+		struct slice *before =
+			insert_near(cache, base + (load->first - 1) * bytes, slice->tag);
+
+		if (!before)
+			break;
+		load->slices[--load->first] = before;
+	}
+	load->nb = load->wanted + 1 - load->first;
+	while (load->first + load->nb < NEAR_SLICES_MAX &&
+	       base + (load->first + load->nb + 1) * bytes <= near->end) {
+		unsigned next = load->first + load->nb;
+
+		load->slices[next] = insert_near(cache, base + next * bytes, slice->tag);
+		if (!load->slices[next])
+			break;
+		load->nb++;
+	}
+}
+
+static int coroutine_fn read_load(struct cache *cache, const struct load *load)
+{
+	struct slice *const *slices = &load->slices[load->first];
+	struct iovec iov[NEAR_SLICES_MAX];
+	struct file_io io;
+
+	for (unsigned i = 0; i < load->nb; i++)
+		iov[i] = (struct iovec){slices[i]->data, cache->slice_bytes};
+	file_io_start(&io, cache->file, IO_READ, slices[0]->host_off, iov, (int)load->nb,
+		      slices[0]->tag);
+	return file_io_finish(&io);
+}
+
+/* Reads a slice and its neighbours. What is wrong with a neighbour harms that one alone. */
+static int coroutine_fn load_slice(struct cache *cache, struct slice *slice,
+				   const struct cache_near *near)
+{
+	struct load load;
+	int ret;
+
+	plan_load(cache, slice, near, &load);
+	ret = read_load(cache, &load);
+	for (unsigned i = load.first; i < load.first + load.nb; i++) {
+		if (i == load.wanted)
+			continue;
+		load.slices[i]->loading = false;
+		if (ret)
+			discard_slice(cache, load.slices[i]);
+	}
+	if (ret && load.nb > 1)
+		ret = file_read(cache->file, slice->host_off, slice->data, cache->slice_bytes,
+				slice->tag);
+	return ret;
+}
+
 int coroutine_fn cache_get(struct cache *cache, uint64_t host_off, enum io_tag tag,
 			   struct slice **ret_slice)
+{
+	struct cache_near alone = {.start = host_off, .end = host_off + cache->slice_bytes};
+
+	return cache_get_near(cache, host_off, tag, &alone, ret_slice);
+}
+
+int coroutine_fn cache_get_near(struct cache *cache, uint64_t host_off, enum io_tag tag,
+				const struct cache_near *near, struct slice **ret_slice)
 {
 	struct slice *slice;
 	bool fresh;
@@ -255,7 +373,7 @@ int coroutine_fn cache_get(struct cache *cache, uint64_t host_off, enum io_tag t
 
 	cache->misses++;
 	slice->loading = true;
-	ret = file_read(cache->file, host_off, slice->data, cache->slice_bytes, tag);
+	ret = load_slice(cache, slice, near);
 	slice->loading = false;
 	co_queue_wake_all(&cache->load_waiters);
 	if (ret) {

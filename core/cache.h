@@ -67,6 +67,18 @@ void cache_finish(struct cache *cache);
  */
 int coroutine_fn cache_get(struct cache *cache, uint64_t host_off, enum io_tag tag,
 			   struct slice **ret_slice);
+/*
+ * The same; where a read costs more than the bytes that it brings (not on tmpfs), a miss
+ * reads the slices next to it within [start, end), too, which belong to tables of this
+ * kind: up to 32 KiB at once, and only into memory that holds nothing yet.
+ */
+struct cache_near {
+	uint64_t start, end;
+};
+int coroutine_fn cache_get_near(struct cache *cache, uint64_t host_off, enum io_tag tag,
+				const struct cache_near *near, struct slice **ret_slice);
+/* The slice at host_off, pinned, if it is there: NULL otherwise. Never yields. */
+struct slice *cache_get_loaded(struct cache *cache, uint64_t host_off);
 void cache_put(struct cache *cache, struct slice *slice);
 void cache_mark_dirty(struct cache *cache, struct slice *slice);
 void cache_mark_clean(struct cache *cache, struct slice *slice);

@@ -9,12 +9,19 @@
 
 #include <errno.h>
 
+#define TABLES_NEAR 8u /* slices: as many as one read of the cache takes */
+
 int coroutine_fn map_read_l1(struct image *image, uint64_t guest_off, uint64_t *ret_l2_off,
 			     bool *ret_copied)
 {
 	uint64_t index = map_l1_index(image, guest_off);
 	uint64_t entry_off = image->l1_table_offset + index * 8;
 	uint64_t slice_off = round_down(entry_off, image->l2_cache.slice_bytes);
+	struct cache_near table = {
+		.start = round_down(image->l1_table_offset, image->l2_cache.slice_bytes),
+		.end = round_up(image->l1_table_offset + (uint64_t)image->l1_size * 8,
+				image->l2_cache.slice_bytes),
+	};
 	struct slice *slice;
 	uint64_t entry;
 	int ret;
@@ -23,7 +30,7 @@ int coroutine_fn map_read_l1(struct image *image, uint64_t guest_off, uint64_t *
 	*ret_copied = false;
 	if (index >= image->l1_size)
 		return 0;
-	ret = cache_get(&image->l2_cache, slice_off, IO_TAG_L1, &slice);
+	ret = cache_get_near(&image->l2_cache, slice_off, IO_TAG_L1, &table, &slice);
 	if (ret)
 		return ret;
 	entry = be64_get(slice->data + (entry_off - slice_off));
@@ -167,11 +174,70 @@ static int coroutine_fn map_raw(struct image *image, uint64_t guest_off, uint64_
 	return 0;
 }
 
+/* Does the L1 entry say that its table is at l2_off? `index` may lie outside the slice. */
+static bool names_table(const struct image *image, const struct slice *slice, uint64_t index,
+			uint64_t l2_off)
+{
+	uint64_t entry_off = image->l1_table_offset + index * 8;
+
+	return index < image->l1_size && entry_off >= slice->host_off &&
+	       entry_off + 8 <= slice->host_off + image->l2_cache.slice_bytes &&
+	       (be64_get(slice->data + (entry_off - slice->host_off)) & ~ENTRY_COPIED) == l2_off;
+}
+
+/*
+ * The L2 tables around the one at l2_off that follow one another in the file as in the guest,
+ * as far as the slice of the L1 table tells that is at hand: where clusters are small, a
+ * table is no more than a slice.
+ */
+static int coroutine_fn tables_near(struct image *image, uint64_t guest_off, uint64_t l2_off,
+				    struct cache_near *ret)
+{
+	uint64_t size = cluster_size(image), index = map_l1_index(image, guest_off);
+	uint64_t entry_off = image->l1_table_offset + index * 8, n;
+	struct slice *slice;
+	int err;
+
+	*ret = (struct cache_near){.start = l2_off, .end = l2_off + size};
+	if (size >= TABLES_NEAR * image->l2_cache.slice_bytes)
+		return 0;
+	err = cache_get(&image->l2_cache, round_down(entry_off, image->l2_cache.slice_bytes),
+			IO_TAG_L1, &slice);
+	if (err)
+		return err;
+	for (n = 1; n < TABLES_NEAR && index >= n && l2_off > n * size &&
+		    names_table(image, slice, index - n, l2_off - n * size);
+	     n++)
+		ret->start -= size;
+	for (n = 1; n < TABLES_NEAR && names_table(image, slice, index + n, l2_off + n * size); n++)
+		ret->end += size;
+	cache_put(&image->l2_cache, slice);
+	return 0;
+}
+
+/* The slice of the L2 table at l2_off with the entry for guest_off. 0 or -errno. */
+static int coroutine_fn get_l2_slice(struct image *image, uint64_t guest_off, uint64_t l2_off,
+				     struct slice **ret_slice)
+{
+	uint64_t entry_off = l2_off + map_l2_index(image, guest_off) * image->l2_entry_bytes;
+	uint64_t slice_off = round_down(entry_off, image->l2_cache.slice_bytes);
+	struct cache_near near;
+	int ret;
+
+	*ret_slice = cache_get_loaded(&image->l2_cache, slice_off);
+	if (*ret_slice)
+		return 0;
+	ret = tables_near(image, guest_off, l2_off, &near);
+	if (ret)
+		return ret;
+	return cache_get_near(&image->l2_cache, slice_off, IO_TAG_L2, &near, ret_slice);
+}
+
 int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max_bytes,
 			   struct extent *ret_extent)
 {
 	unsigned slice_span_bits;
-	uint64_t l2_off, end, entry_off;
+	uint64_t l2_off, end;
 	struct slice *slice;
 	bool copied;
 	int ret;
@@ -197,9 +263,7 @@ int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max
 			  __builtin_ctz(image->l2_entry_bytes);
 	end = min_u64(guest_off + max_bytes,
 		      round_down(guest_off, 1ull << slice_span_bits) + (1ull << slice_span_bits));
-	entry_off = l2_off + map_l2_index(image, guest_off) * image->l2_entry_bytes;
-	ret = cache_get(&image->l2_cache, round_down(entry_off, image->l2_cache.slice_bytes),
-			IO_TAG_L2, &slice);
+	ret = get_l2_slice(image, guest_off, l2_off, &slice);
 	if (ret)
 		return ret;
 	ret = decode_run(image, slice, guest_off, end, ret_extent);

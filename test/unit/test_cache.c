@@ -183,6 +183,101 @@ CO_TEST(test_failed_load_leaves_nothing)
 	cache_close();
 }
 
+/* ---- neighbours ---- */
+
+/* Gets a slice of a table of slices 9 to 23, and says how many bytes were read for it. */
+static uint64_t coroutine_fn near_reads(unsigned number)
+{
+	struct cache_near near = {.start = 9 * SLICE, .end = 24 * SLICE};
+	uint64_t bytes = file->stats.read_bytes;
+	struct slice *slice = NULL;
+
+	assert_int_equal(cache_get_near(&cache, (uint64_t)number * SLICE, IO_TAG_L2, &near, &slice),
+			 0);
+	assert_int_equal(slice->data[SLICE - 1], number);
+	cache_put(&cache, slice);
+	return file->stats.read_bytes - bytes;
+}
+
+/* One read for a group of eight, as far as the table goes. */
+CO_TEST(test_neighbours_come_along)
+{
+	cache_open(40);
+	assert_int_equal(near_reads(12), 7 * SLICE);
+	assert_int_equal(file->stats.nb_reads, 1);
+	for (unsigned i = 9; i < 16; i++) {
+		struct slice *slice = cache_get_loaded(&cache, i * SLICE);
+
+		assert_non_null(slice);
+		assert_int_equal(slice->data[0], i);
+		assert_int_equal(slice->pins, 1);
+		cache_put(&cache, slice);
+	}
+	assert_null(cache_get_loaded(&cache, 8 * SLICE));
+	assert_null(cache_get_loaded(&cache, 16 * SLICE));
+	assert_int_equal(near_reads(23), 8 * SLICE);
+	assert_int_equal(near_reads(16), 0);
+	assert_int_equal(cache.misses, 2);
+	cache_close();
+}
+
+/* What is there stays as it is, though it differs from the file. */
+CO_TEST(test_neighbours_end_at_what_is_there)
+{
+	struct slice *slice;
+
+	cache_open(40);
+	dirty(14);
+	assert_int_equal(near_reads(12), 5 * SLICE);
+	slice = get(14);
+	assert_int_equal(slice->data[0], 0xdd);
+	assert_true(slice->dirty);
+	cache_mark_clean(&cache, slice);
+	cache_put(&cache, slice);
+	assert_int_equal(near_reads(15), SLICE);
+	cache_close();
+}
+
+/* They are read into memory that is free, and never in the place of another slice. */
+CO_TEST(test_neighbours_evict_nobody)
+{
+	cache_open(3);
+	assert_true(touch_reads(1));
+	assert_int_equal(near_reads(12), 2 * SLICE);
+	assert_false(touch_reads(1));
+	assert_int_equal(near_reads(20), SLICE);
+	assert_int_equal(cache.nb_slices, 3);
+	cache_close();
+}
+
+/* What waits for a neighbour gets it; a copy in memory is not worth reading ahead. */
+CO_TEST(test_neighbour_is_waited_for)
+{
+	struct getter getter;
+
+	cache_open(40);
+	getter_start(&getter, 13, false);
+	assert_int_equal(near_reads(12), 7 * SLICE);
+	getter_join(&getter);
+	assert_int_equal(getter.result, 0);
+	assert_int_equal(file->stats.nb_reads, 1);
+	file->path = FILE_MEMORY;
+	assert_int_equal(near_reads(20), SLICE);
+	cache_close();
+}
+
+/* A read that fails for the group is made again for the one that is wanted. */
+CO_TEST(test_neighbours_do_no_harm)
+{
+	cache_open(40);
+	hand.disk->fault = (struct sim_fault){.at = 0, .count = 1, .err = EIO};
+	assert_int_equal(near_reads(12), 8 * SLICE);
+	assert_int_equal(file->stats.nb_reads, 2);
+	assert_null(cache_get_loaded(&cache, 13 * SLICE));
+	assert_int_equal(near_reads(13), 3 * SLICE);
+	cache_close();
+}
+
 /* ---- eviction ---- */
 
 CO_TEST(test_least_recently_used_goes)
@@ -380,6 +475,11 @@ int main(void)
 		HAND_TEST(test_misses_load_in_parallel),
 		HAND_TEST(test_failed_load_wakes_waiters_who_retry),
 		HAND_TEST(test_failed_load_leaves_nothing),
+		HAND_TEST(test_neighbours_come_along),
+		HAND_TEST(test_neighbours_end_at_what_is_there),
+		HAND_TEST(test_neighbours_evict_nobody),
+		HAND_TEST(test_neighbour_is_waited_for),
+		HAND_TEST(test_neighbours_do_no_harm),
 		HAND_TEST(test_least_recently_used_goes),
 		HAND_TEST(test_pinned_stays),
 		HAND_TEST(test_dirty_stays),
