@@ -9,7 +9,8 @@
  *   1. guest data that lies in metadata is copied away               (I1, I3)
  *   2. entries wrong beyond doubt are mended, broken bitmaps given up
  *   3. refcounts are raised to the references, or their structures rebuilt (I1)
- *   4. COPIED flags are set where exactly one reference is left          (I7)
+ *   4. COPIED flags are set where exactly one reference is left, in an image that is
+ *      marked dirty meanwhile                                       (I7, I11)
  *   5. refcounts are lowered to the references                         (I4)
  *   6. an incomplete snapshot table is replaced                       (I1, I2)
  *   7. the dirty and corrupt bits are cleared when nothing is left      (I11)
@@ -405,19 +406,23 @@ static int coroutine_fn repair(struct check *check, const struct check_report *f
 	return check_pass(check, report, reterr);
 }
 
-/* Step 7, with the report of the last pass. */
+/*
+ * Step 7, with the report of the last pass. A mark of the repair's own goes in any case: what is
+ * left was there before.
+ */
 static int coroutine_fn mark_clean(struct check *check, struct check_report *report,
 				   struct error **reterr)
 {
-	bool wrote = false;
-	int err;
+	bool wrote = false, clean = !report->corruptions && !report->check_errors;
+	uint64_t bits = clean                 ? INCOMPAT_DIRTY | INCOMPAT_CORRUPT
+			: check->marked_dirty ? INCOMPAT_DIRTY
+					      : 0;
+	int err = check_clear_features(check, bits, 0, &wrote);
 
-	if (report->corruptions || report->check_errors)
-		return 0;
-	err = check_clear_features(check, INCOMPAT_DIRTY | INCOMPAT_CORRUPT, 0, &wrote);
 	if (!err)
 		err = flush_if(check, wrote);
-	report->dirty = report->corrupt = false;
+	report->dirty = report->dirty && !(bits & INCOMPAT_DIRTY);
+	report->corrupt = report->corrupt && !clean;
 	return system_error(reterr, err);
 }
 

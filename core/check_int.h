@@ -90,6 +90,7 @@ struct check {
 	const struct check_options *options;
 	struct check_report *report; /* of this pass */
 	uint64_t nb_writes;          /* so far */
+	bool marked_dirty;           /* by the repair, while flags and refcounts differ */
 	const char *prefix;          /* before every line said; NULL: say nothing */
 
 	struct check_header header;

@@ -121,6 +121,34 @@ int coroutine_fn check_repair_entries(struct check *check, bool *ret_wrote)
 
 /* ---- COPIED flags ---- */
 
+/*
+ * Flags and refcounts change one after the other. Whoever opens the image for writing before
+ * both are right is told, where the version knows how to.
+ */
+static int coroutine_fn mark_dirty(struct check *check)
+{
+	struct check_header *header = &check->header;
+	be64 raw;
+	int err;
+
+	if (header->version < 3 || header->incompatible & INCOMPAT_DIRTY)
+		return 0;
+	header->incompatible |= INCOMPAT_DIRTY;
+	check->marked_dirty = true;
+	be64_put(&raw, header->incompatible);
+	err = check_write(check, offsetof(struct qcow2_header, incompatible_features), &raw,
+			  sizeof(raw), IO_TAG_HEADER);
+	return err ? err : file_flush(check->file); /* I11: before the first flag */
+}
+
+static int coroutine_fn copied_write(struct check *check, const struct edit *edit, enum io_tag tag,
+				     bool *ret_wrote)
+{
+	int err = edit->end ? mark_dirty(check) : 0;
+
+	return err ? err : edit_write(check, edit, tag, ret_wrote);
+}
+
 /* Puts the right flag into one entry of the buffer. */
 static void copied_mend(const struct check *check, struct edit *edit, size_t at, uint64_t cluster,
 			bool external)
@@ -168,7 +196,7 @@ static int coroutine_fn copied_l1(struct check *check, uint8_t *buf, bool *ret_w
 			if (l2_off)
 				copied_mend(check, &edit, i, l2_off >> header->cluster_bits, false);
 		}
-		err = edit_write(check, &edit, IO_TAG_L1, ret_wrote);
+		err = copied_write(check, &edit, IO_TAG_L1, ret_wrote);
 		if (err)
 			return err;
 	}
@@ -199,7 +227,7 @@ static int coroutine_fn copied_l2(struct check *check, const struct check_l2 *l2
 				    (entry & L2_OFFSET_MASK) >> header->cluster_bits,
 				    header->has_data_file);
 	}
-	return edit_write(check, &edit, IO_TAG_L2, ret_wrote);
+	return copied_write(check, &edit, IO_TAG_L2, ret_wrote);
 }
 
 int coroutine_fn check_repair_copied(struct check *check, bool *ret_wrote)

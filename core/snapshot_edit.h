@@ -5,8 +5,13 @@
  * Each is one switch of the header: before it, everything new is durable with its
  * refcounts; after it, what is not needed any more is let go. In between refcounts and
  * COPIED flags disagree for a while, so version 3 images are marked dirty meanwhile: after a
- * crash whoever opens one for writing brings them together (version 2 has no such mark;
- * a check finds leaks, and flags that are out of date and harmless).
+ * crash whoever opens one for writing brings them together.
+ *
+ * Version 2 has no such mark, and no order of steps makes up for it: a flag and a refcount
+ * lie in different sectors. After a crash a check finds leaks, and flags that are out of date
+ * but harmless: one that is set too early or too late is on a cluster that nobody else refers
+ * to, because the header is switched when all flags of shared clusters are durably cleared, and
+ * flags are set after everything that referred to the cluster has durably gone.
  *
  * Thread model: coroutines of the image's reactor; other requests wait meanwhile. Each
  * returns 0 or -errno with *reterr.

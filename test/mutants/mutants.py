@@ -426,6 +426,12 @@ mutant("repair-flags-before-refcounts", "COPIED is set while the raised refcount
 LOWER = "\t\terr = check_repair_refcounts(check, CHECK_LOWER, &wrote); /* I4 */\n"
 mutant("repair-lowers-nothing", "refcounts that are too high stay",
        [("core/check.c", LOWER, "\t\terr = 0;\n")], REPAIRS, [line("core/check.c", LOWER)])
+mutant("repair-flags-unmarked", "flags are set in an image that is not marked dirty",
+       [("core/check_repair.c", "\tint err = edit->end ? mark_dirty(check) : 0;\n", "\tint err = 0;\n\n\t(void)mark_dirty;\n")],
+       REPAIRS)
+mutant("repair-flags-marked-late", "the dirty mark of a repair is not durable before the first flag",
+       [("core/check_repair.c", "\treturn err ? err : file_flush(check->file); /* I11: before the first flag */\n", "\treturn err;\n")],
+       REPAIRS, [line("core/check_repair.c", "return err ? err : file_flush(check->file); /* I11: before the first flag */")])
 mutant("rebuild-switch-early", "the header points to refcounts that are not there yet",
        [("core/check_rebuild.c", "\tint err = file_flush(check->file); /* I1, I2: before the header points there */\n", "\tint err = 0;\n")],
        REPAIRS, [line("core/check_rebuild.c", "int err = file_flush(check->file); /* I1, I2: before the header points there */")])

@@ -138,20 +138,33 @@ static bool has_magic(const struct sim_disk *disk)
 	return bytes->size >= 4 && be32_get((const be32 *)bytes->data) == QCOW2_MAGIC;
 }
 
+/* What a check says: a line to show, and whether all findings are of a harmless kind. */
+struct findings {
+	char line[200];
+	unsigned nb_grave; /* neither leaks nor COPIED flags */
+};
+
 static void keep_line(void *ctx, const char *line)
 {
-	char *kept = ctx;
+	struct findings *findings = ctx;
+	bool leak = strncmp(line, "leak", 4) == 0;
+	bool grave = !leak && !strstr(line, "COPIED");
 
-	if (!kept[0] || strncmp(kept, "leak", 4) == 0)
-		snprintf(kept, 200, "%s", line);
+	if (!findings->line[0] || (grave && !findings->nb_grave))
+		snprintf(findings->line, sizeof(findings->line), "%s", line);
+	findings->nb_grave += grave;
 }
 
-/* False, with a verdict, when more corruptions than allowed are left. */
+/*
+ * False, with a verdict, when more corruptions than allowed are left. Any number of wrong COPIED
+ * flags is allowed by FLAGS_ONLY, and nothing else.
+ */
+#define FLAGS_ONLY (UINT64_MAX - 1)
 static bool coroutine_fn check_image(struct edit *edit, enum check_repair repair, uint64_t allowed,
 				     struct check_report *report)
 {
-	char line[200] = "";
-	const struct check_options options = {.repair = repair, .say = keep_line, .ctx = line};
+	struct findings findings = {{0}};
+	const struct check_options options = {.repair = repair, .say = keep_line, .ctx = &findings};
 	struct opener *opener = &edit->lab->sim.disk->opener;
 	struct file *file;
 	int err = opener->open(opener, OPENER_IMAGE, NULL, CELL_IMAGE_NAME, repair != CHECK_ONLY,
@@ -163,9 +176,10 @@ static bool coroutine_fn check_image(struct edit *edit, enum check_repair repair
 	}
 	if (err)
 		verdict_fail("the check fails: %s", strerror(-err));
-	else if (report->corruptions + report->check_errors > allowed)
+	else if (report->corruptions + report->check_errors > allowed ||
+		 (allowed == FLAGS_ONLY && findings.nb_grave))
 		verdict_fail("the check finds %llu corruptions: %s",
-			     (unsigned long long)report->corruptions, line);
+			     (unsigned long long)report->corruptions, findings.line);
 	return !verdict_failed();
 }
 
@@ -198,7 +212,7 @@ static void coroutine_fn overwrite(struct edit *edit, const struct picture *seen
 		if (picture.views[0].data[i] != 0xd7)
 			verdict_fail("what was written is not there");
 	if (!verdict_failed())
-		check_image(edit, CHECK_ONLY, edit->unmarked ? UINT64_MAX : 0, &report);
+		check_image(edit, CHECK_ONLY, edit->unmarked ? FLAGS_ONLY : 0, &report);
 	picture_free(&picture);
 	sim_undo(disk, mark);
 }
@@ -225,6 +239,15 @@ static void coroutine_fn repair(struct edit *edit, const struct picture *seen)
 		verdict_fail("a repair with nothing to do writes");
 }
 
+/* Corruptions that a repair may have left when the power went. */
+static uint64_t allowed_in_between(const struct edit *edit)
+{
+	const struct sim_disk *disk = edit->lab->sim.disk;
+
+	return edit->nb_corruptions +
+	       (edit->unmarked || is_marked_dirty(disk) ? edit->nb_flags : 0);
+}
+
 static void coroutine_fn judge_picture(struct judging *judging, const struct picture *seen)
 {
 	struct edit *edit = judging->edit;
@@ -234,8 +257,8 @@ static void coroutine_fn judge_picture(struct judging *judging, const struct pic
 	if (!is_before && !same_picture(seen, &edit->after))
 		return verdict_fail("neither the old picture nor the new one: %s", seen->text);
 	if (!check_image(edit, CHECK_ONLY,
-			 edit->unmarked                    ? UINT64_MAX
-			 : edit->damaged && !judging->done ? edit->nb_corruptions
+			 edit->unmarked                    ? FLAGS_ONLY
+			 : edit->damaged && !judging->done ? allowed_in_between(edit)
 							   : 0,
 			 &report))
 		return;
@@ -261,7 +284,7 @@ static void coroutine_fn judge_main(void *arg)
 	if (edit->formatted && !judging->done && !has_magic(disk))
 		return;
 	/* Damage that an open mends by itself must not hide how bad things were. */
-	if (edit->damaged && !check_image(edit, CHECK_ONLY, edit->nb_corruptions, &report))
+	if (edit->damaged && !check_image(edit, CHECK_ONLY, allowed_in_between(edit), &report))
 		return;
 	judging->leaks_fail &= !is_marked_dirty(disk);
 	err = take(edit->lab, !edit->damaged, &seen);

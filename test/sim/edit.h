@@ -37,8 +37,11 @@ struct edit {
 	bool unmarked;  /* version 2 */
 	bool formatted; /* until it has returned, there may be no image at all */
 
-	/* Damage that was found at first; an edit may add what is harmless for a while. */
+	/* Damage that was found at first. */
 	uint64_t nb_corruptions;
+	/* COPIED flags that a repair may leave wrong for a while, if the image tells (version 2
+	 * cannot). */
+	uint64_t nb_flags;
 
 	/* of the edit's last run */
 	int result, close_result;

@@ -127,7 +127,7 @@ static void edit_begin(struct edit *edit, struct lab *lab, const char *cell, dam
 
 /*
  * nb_flags: COPIED flags that are right already, for one reference is left, while the refcount
- * is still too high: the check minds, a writer does not.
+ * is still too high: the check minds, a writer does not. Version 3 is marked dirty until then.
  */
 static void repairs(const char *cell, damage_fn *damage, unsigned nb_flags,
 		    int coroutine_fn (*change_file)(struct file *file))
@@ -137,7 +137,8 @@ static void repairs(const char *cell, damage_fn *damage, unsigned nb_flags,
 	struct lab lab;
 
 	edit_begin(&edit, &lab, cell, damage);
-	edit.nb_corruptions += nb_flags;
+	edit.nb_flags = nb_flags;
+	edit.unmarked = lab.image.cell->feature == CELL_V2;
 	edit.change_file = change_file;
 	edit.change = change_file ? NULL : open_only;
 	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++)
