@@ -166,7 +166,7 @@ FORCE:
 # ---- tests ----
 
 .PHONY: unit test-programs check check-san check-valgrind bench demo
-test-programs: all $(UNITS) $(IT_PROGS) $(SIM) $(HOSTILE) $(FUZZ)
+test-programs: all $(UNITS) $(IT_PROGS) $(SIM) $(TEE_PROGS) $(HOSTILE) $(FUZZ)
 unit: $(UNITS)
 	$(Q)test/run -b $(B) 'unit/*'
 

@@ -16,6 +16,11 @@
  * flush (flush.h) copies all dirty slices at one instant and stores them in the order
  * of I10; only then does release (release.h) lower refcounts and hand clusters back.
  *
+ * Refcounts are exact in every image, those with lazy ones included: a flush stores raised
+ * refcounts before anything else, which costs no barrier more, and so nothing is ever
+ * deferred and a mount sets no dirty mark. Only what changes whole trees (snapshot_edit.h)
+ * and repairs mark an image dirty meanwhile.
+ *
  * Lock order: alloc_mutex → flush_mutex. The flush takes no other lock.
  */
 #ifndef QCOW2FS_CORE_WRITER_H

@@ -18,3 +18,15 @@ sim-check: $(B)/test/sim/sim
 	$(Q)$< --check --images $(B)/sim-images
 mutants:
 	$(Q)test/mutants/run
+
+# The server with a tee before its engine, and what explores the crash states of the log.
+TEE_PROGS := $(B)/test/tee/qcow2fs $(B)/test/tee/replay
+TEE_WRAP := $(foreach f,engine_create_by_name image_write image_zero image_discard image_resize \
+              image_flush,-Wl,--wrap=$(f))
+$(B)/test/tee/qcow2fs: private LDFLAGS += $(TEE_WRAP)
+$(B)/test/tee/qcow2fs: $(B)/fuse/main.o $(B)/test/tee/tee.o $(B)/libserver.a $(LIBS)
+	$(call say,LINK)
+	$(call link,$(PKG_LIBS))
+$(B)/test/tee/replay: $(B)/test/tee/replay.o $(B)/libsim.a $(LIBS)
+	$(call say,LINK)
+	$(call link,$(CORE_LIBS))
