@@ -12,19 +12,22 @@
 #   make hostile     images that somebody has prepared
 #   make fuzz T=600  libFuzzer's targets, each for T seconds
 #   make bench       fio, side by side with the peers
+#   make examples    small programs on the library, below build/examples
 #   make install     everything below DESTDIR/PREFIX, the mount helper's link in DESTDIR/SBINDIR;
 #   make uninstall   ... takes it away again
 #   make reproducible  build twice in two folders and compare
 #   make deb         a Debian package below build/, looked at by lintian
 #   make fmt         format the sources; make fmt-check only looks
 #
-# Honoured: CC CFLAGS CPPFLAGS LDFLAGS PKG_CONFIG DESTDIR PREFIX SBINDIR. V=1 shows commands;
+# Honoured: CC CFLAGS CPPFLAGS LDFLAGS PKG_CONFIG OBJCOPY DESTDIR PREFIX SBINDIR LIBDIR
+# INCLUDEDIR. V=1 shows commands;
 # SAN=address|thread builds with sanitizers, CO=ucontext takes the portable coroutine
 # switch, ZSTD=no leaves libzstd out, each into a folder of its own; B=DIR is the build folder.
 
 VERSION   := 0.1.0
 PREFIX    ?= /usr/local
 PKG_CONFIG ?= pkg-config
+OBJCOPY   ?= objcopy
 CFLAGS    ?= -O2 -g
 SAN       ?=
 # CO has a built-in value (RCS), which `?=` would keep.
@@ -87,12 +90,14 @@ ALL_LDFLAGS = -pthread $(HARDEN_LD) $(LDFLAGS) $(SAN_CFLAGS)
 
 IO_SRC    := $(wildcard io/*.c) $(wildcard io/*.S)
 CORE_SRC  := $(wildcard core/*.c)
+LIB_SRC   := $(wildcard lib/*.c)
 FUSE_SRC  := $(wildcard fuse/*.c)
 TOOL_SRC  := $(wildcard tool/*.c)
 SIM_SRC   := $(wildcard test/sim/*.c)
 UNIT_SRC  := $(wildcard test/unit/test_*.c)
 IT_SRC    := $(wildcard test/it/*.c)
-C_FILES    = $(wildcard io/*.[ch] core/*.[ch] fuse/*.[ch] tool/*.[ch] examples/*.[ch] test/*/*.[ch])
+EXAMPLES  := $(patsubst %.c,$(B)/%,$(wildcard examples/*.c))
+C_FILES    = $(wildcard io/*.[ch] core/*.[ch] lib/*.[ch] fuse/*.[ch] tool/*.[ch] examples/*.[ch] test/*/*.[ch])
 
 obj        = $(patsubst %,$(B)/%.o,$(basename $(1)))
 LIBS      := $(B)/libcore.a $(B)/libio.a
@@ -103,7 +108,7 @@ SIM       := $(if $(filter test/sim/main.c,$(SIM_SRC)),$(B)/test/sim/sim)
 # ---- programs ----
 
 .PHONY: all
-all: $(B)/qcow2fs $(B)/qcow2tool
+all: $(B)/qcow2fs $(B)/qcow2tool $(B)/libqcow2fs.so $(B)/libqcow2fs.a
 
 $(B)/libio.a: $(call obj,$(IO_SRC))
 $(B)/libcore.a: $(call obj,$(CORE_SRC))
@@ -132,6 +137,40 @@ $(B)/test/sim/sim: $(B)/test/sim/main.o $(B)/libsim.a $(LIBS)
 $(B)/test/unit/test_%: $(B)/test/unit/test_%.o $(LIBS)
 	$(call say,LINK)
 	$(call link,$(PKG_LIBS) -lcmocka)
+
+# ---- the library: shared, and an archive of one object with nothing but qf_* to see ----
+
+SONAME    := libqcow2fs.so.0
+PIC_OBJ   := $(patsubst %,$(B)/pic/%.o,$(basename $(IO_SRC) $(CORE_SRC) $(LIB_SRC)))
+PIC        = -fPIC -fvisibility=hidden
+
+$(B)/pic/%.o: %.c $(B)/.flags
+	$(call say,CC)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(PIC) -MMD -MP -c -o $@ $<
+$(B)/pic/%.o: %.S $(B)/.flags
+	$(call say,AS)
+	$(Q)mkdir -p $(@D) && $(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(PIC) -MMD -MP -c -o $@ $<
+
+$(B)/$(SONAME): $(PIC_OBJ) lib/libqcow2fs.map
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(PIC) $(filter-out -pie,$(ALL_LDFLAGS)) -shared -Wl,-soname,$(SONAME) \
+		-Wl,--version-script=lib/libqcow2fs.map -o $@ $(PIC_OBJ) $(CORE_LIBS)
+$(B)/libqcow2fs.so: $(B)/$(SONAME)
+	$(Q)ln -sf $(SONAME) $@
+
+$(B)/libqcow2fs.a: $(PIC_OBJ)
+	$(call say,AR)
+	$(Q)$(CC) -r -nostdlib -o $(B)/pic/libqcow2fs.o $(PIC_OBJ) && \
+		$(OBJCOPY) --localize-hidden $(B)/pic/libqcow2fs.o && \
+		rm -f $@ && $(AR) rcsD $@ $(B)/pic/libqcow2fs.o
+
+# Each example is built as a program of somebody else would be.
+.PHONY: examples
+examples: $(EXAMPLES)
+$(B)/examples/%: examples/%.c lib/qcow2fs.h $(B)/libqcow2fs.a $(B)/.flags
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Ilib $(ALL_CFLAGS) \
+		$(ALL_LDFLAGS) -o $@ $< $(B)/libqcow2fs.a $(PKG_LIBS)
 
 include test/sim/sim.mk
 include test/hostile/hostile.mk
@@ -166,7 +205,7 @@ FORCE:
 # ---- tests ----
 
 .PHONY: unit test-programs check check-san check-valgrind bench demo
-test-programs: all $(UNITS) $(IT_PROGS) $(SIM) $(TEE_PROGS) $(HOSTILE) $(FUZZ)
+test-programs: all examples $(UNITS) $(IT_PROGS) $(SIM) $(TEE_PROGS) $(HOSTILE) $(FUZZ)
 unit: $(UNITS)
 	$(Q)test/run -b $(B) 'unit/*'
 
@@ -210,6 +249,9 @@ BASH_COMP := $(wildcard dist/completions/*.bash)
 FISH_COMP := $(wildcard dist/completions/*.fish)
 ZSH_COMP  := $(wildcard dist/completions/_*)
 share      = $(DESTDIR)$(PREFIX)/share
+LIBDIR    ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+lib_dir    = $(DESTDIR)$(LIBDIR)
 unit_dir   = $(DESTDIR)$(PREFIX)/lib/systemd/system
 bash_dir   = $(share)/bash-completion/completions
 fish_dir   = $(share)/fish/vendor_completions.d
@@ -217,7 +259,8 @@ zsh_dir    = $(share)/zsh/site-functions
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SBINDIR) $(share)/man/man1 \
-		$(share)/man/man8 $(bash_dir) $(fish_dir) $(zsh_dir) $(unit_dir)
+		$(share)/man/man8 $(bash_dir) $(fish_dir) $(zsh_dir) $(unit_dir) \
+		$(lib_dir)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
 	install -m 755 $(B)/qcow2fs $(B)/qcow2tool $(DESTDIR)$(PREFIX)/bin
 	ln -sf $(PREFIX)/bin/qcow2fs $(DESTDIR)$(SBINDIR)/mount.qcow2fs
 	install -m 644 $(MAN1) $(share)/man/man1
@@ -228,6 +271,13 @@ install: all
 	sed 's|/usr/bin/qcow2fs|$(PREFIX)/bin/qcow2fs|' dist/systemd/qcow2fs@.service \
 		>$(unit_dir)/qcow2fs@.service
 	chmod 644 $(unit_dir)/qcow2fs@.service
+	install -m 644 $(B)/libqcow2fs.a $(B)/$(SONAME) $(lib_dir)
+	ln -sf $(SONAME) $(lib_dir)/libqcow2fs.so
+	install -m 644 lib/qcow2fs.h $(DESTDIR)$(INCLUDEDIR)
+	sed -e 's|@prefix@|$(PREFIX)|; s|@libdir@|$(LIBDIR)|; s|@includedir@|$(INCLUDEDIR)|' \
+		-e 's|@version@|$(VERSION)|; s|@private@|$(strip $(CORE_PKGS))|' lib/qcow2fs.pc.in \
+		>$(lib_dir)/pkgconfig/qcow2fs.pc
+	chmod 644 $(lib_dir)/pkgconfig/qcow2fs.pc
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,qcow2fs qcow2tool) \
@@ -236,7 +286,9 @@ uninstall:
 		$(addprefix $(share)/man/man8/,$(notdir $(MAN8))) \
 		$(addprefix $(bash_dir)/,$(basename $(notdir $(BASH_COMP)))) \
 		$(addprefix $(fish_dir)/,$(notdir $(FISH_COMP))) \
-		$(addprefix $(zsh_dir)/,$(notdir $(ZSH_COMP))) $(unit_dir)/qcow2fs@.service
+		$(addprefix $(zsh_dir)/,$(notdir $(ZSH_COMP))) $(unit_dir)/qcow2fs@.service \
+		$(addprefix $(lib_dir)/,libqcow2fs.a libqcow2fs.so $(SONAME) pkgconfig/qcow2fs.pc) \
+		$(DESTDIR)$(INCLUDEDIR)/qcow2fs.h
 
 .PHONY: uninstall reproducible deb
 reproducible:

@@ -19,7 +19,7 @@ if command -v apt-get >/dev/null; then
 	       libdeflate-dev"
 	demo="qemu-utils e2fsprogs mount"
 	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk attr mandoc tar valgrind gdb
-	      clang-format gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+	      clang-format g++ gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 	bench="python3 qemu-utils qemu-system-common libnbd-bin fio"
 	fuzz="python3 clang llvm libclang-rt-dev"
 	lint="python3 clang-tidy cppcheck"
@@ -29,7 +29,7 @@ elif command -v dnf >/dev/null; then
 	build="gcc make glibc-devel pkgconf-pkg-config fuse3-devel fuse3 liburing-devel zlib-devel libzstd-devel
 	       libdeflate-devel"
 	demo="qemu-img e2fsprogs util-linux"
-	test="python3 libcmocka-devel xfsprogs btrfs-progs tar valgrind gdb clang-tools-extra
+	test="python3 libcmocka-devel xfsprogs btrfs-progs tar valgrind gdb clang-tools-extra gcc-c++
 	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
 	bench="python3 qemu-img qemu-common libnbd fio"
 	fuzz="python3 clang llvm compiler-rt"
@@ -48,7 +48,7 @@ elif command -v apk >/dev/null; then
 	build="gcc make musl-dev linux-headers pkgconf fuse3-dev fuse3 liburing-dev zlib-dev zstd-dev
 	       libdeflate-dev"
 	demo="qemu-img e2fsprogs e2fsprogs-extra util-linux util-linux-misc losetup"
-	test="python3 cmocka-dev xfsprogs btrfs-progs tar valgrind gdb clang-extra-tools partx sfdisk"
+	test="python3 cmocka-dev xfsprogs btrfs-progs tar valgrind gdb clang-extra-tools g++ partx sfdisk"
 	bench="python3 qemu-img qemu-storage-daemon libnbd fio"
 	fuzz="python3 clang llvm compiler-rt g++"
 	lint="python3 clang-extra-tools cppcheck"
