@@ -340,18 +340,51 @@ static void coroutine_fn let_go(struct packer *packer)
 	co_mutex_unlock(&writer->alloc_mutex);
 }
 
-static int coroutine_fn place_group(struct packer *packer, struct piece *pieces, unsigned nb)
+/* How many pieces, from the first on, end in the host cluster that the packer is filling. */
+static unsigned count_fitting(const struct packer *packer, const struct piece *pieces, unsigned nb)
+{
+	struct place place = {.position = packer->position, .nb_here = packer->nb_here};
+	uint64_t end = round_up(packer->position, cluster_size(packer->image));
+	unsigned i;
+
+	for (i = 0; i < nb; i++) {
+		struct piece piece = pieces[i];
+
+		lay_out(packer, &piece, 1, &place);
+		if (place.position > end)
+			break;
+	}
+	return i;
+}
+
+/*
+ * Places pieces from the first on, as many as lie in one run; *ret_nb tells how many. Where the
+ * next host clusters are not contiguous, those that still fit fill the open one.
+ */
+static int coroutine_fn place_group(struct packer *packer, struct piece *pieces, unsigned nb,
+				    unsigned *ret_nb)
 {
 	bool placed = false;
+	unsigned nb_fitting;
 	int ret = 0;
 
-	if (packer->position)
+	*ret_nb = nb;
+	if (packer->position) {
 		ret = place_at(packer, pieces, nb, packer->position, packer->nb_here, &placed);
-	if (!ret && !placed) {
-		let_go(packer);
-		ret = place_at(packer, pieces, nb, 0, 0, &placed);
+		if (ret || placed)
+			return ret;
+		nb_fitting = count_fitting(packer, pieces, nb);
+		if (nb_fitting) {
+			*ret_nb = nb_fitting;
+			ret = place_at(packer, pieces, nb_fitting, packer->position,
+				       packer->nb_here, &placed);
+		}
+		if (!ret)
+			let_go(packer);
+		if (nb_fitting)
+			return ret;
 	}
-	return ret;
+	return ret ? ret : place_at(packer, pieces, nb, 0, 0, &placed);
 }
 
 /*
@@ -369,14 +402,15 @@ static int coroutine_fn place_all(struct packer *packer, struct batch *batch)
 	co_mutex_lock(&packer->mutex);
 	while (first < batch->nb && !ret) {
 		uint64_t bytes = batch->pieces[first].len_bytes;
-		unsigned end = first + 1;
+		unsigned end = first + 1, nb_placed;
 
 		while (end < batch->nb && bytes + batch->pieces[end].len_bytes <= max_bytes)
 			bytes += batch->pieces[end++].len_bytes;
+		nb_placed = end - first;
 		if (bytes)
-			ret = place_group(packer, batch->pieces + first, end - first);
+			ret = place_group(packer, batch->pieces + first, end - first, &nb_placed);
 		if (!ret)
-			first = end;
+			first += nb_placed;
 	}
 	co_mutex_unlock(&packer->mutex);
 	for (; first < batch->nb; first++)
