@@ -227,6 +227,7 @@ bench:
 	$(Q)dist/deps.sh bench
 	$(Q)$(MAKE) all
 	$(Q)test/bench/run
+	$(Q)test/bench/convert
 
 demo:
 	$(Q)dist/deps.sh demo

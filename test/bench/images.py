@@ -94,7 +94,7 @@ class Images:
         """The flat file that most images are made from."""
         path = self._path("flat.raw")
         if not path.exists():
-            _write_content(path, self._size)
+            write_content(path, self._size)
         return path
 
     def _make_allocated(self):
@@ -281,7 +281,7 @@ def _content_pool():
     return pool
 
 
-def _write_content(path, size):
+def write_content(path, size):
     """Pseudo-random content in which every 4 KiB block carries its own number."""
     pool = _content_pool()
     rng = random.Random(43)
