@@ -11,6 +11,7 @@
 #   make sim         the simulated disk: power cuts, faults, schedules
 #   make hostile     images that somebody has prepared
 #   make fuzz T=600  libFuzzer's targets, each for T seconds
+#   make lint        static analysis: gcc -fanalyzer, clang-tidy, cppcheck
 #   make bench       fio, side by side with the peers
 #   make examples    small programs on the library, below build/examples
 #   make install     everything below DESTDIR/PREFIX, the mount helper's link in DESTDIR/SBINDIR;
@@ -300,6 +301,28 @@ reproducible:
 deb:
 	$(Q)dist/deps.sh deb
 	$(Q)dist/deb.sh $(VERSION) $(B)/deb
+
+# Static analysis; a file that has been found clean is looked at again when it changes.
+LINT_SRC   := $(filter %.c,$(IO_SRC) $(CORE_SRC) $(FUSE_SRC) $(TOOL_SRC))
+LINT_FLAGS  = -std=gnu11 $(ALL_CPPFLAGS) $(PKG_CFLAGS)
+.PHONY: lint lint-gcc lint-tidy lint-cppcheck
+lint:
+	$(Q)dist/deps.sh lint
+	$(Q)$(MAKE) --keep-going lint-gcc lint-tidy lint-cppcheck
+lint-gcc: $(patsubst %,$(B)/lint/%.gcc,$(LINT_SRC))
+lint-tidy: $(patsubst %,$(B)/lint/%.tidy,$(LINT_SRC))
+$(B)/lint/%.gcc: %
+	$(call say,GCC)
+	$(Q)mkdir -p $(@D) && gcc -O1 -fanalyzer -Werror $(LINT_FLAGS) -c -o $(@:.gcc=.o) $< && touch $@
+$(B)/lint/%.tidy: % .clang-tidy
+	$(call say,TIDY)
+	$(Q)mkdir -p $(@D) && clang-tidy --quiet $< -- $(LINT_FLAGS) 2>$@.log && touch $@ || \
+		{ cat $@.log >&2; exit 1; }
+# Coroutines that wait stand in the queues of others, by addresses of their own variables.
+lint-cppcheck:
+	$(Q)cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability \
+		--inline-suppr --suppress=autoVariables --std=c11 $(ALL_CPPFLAGS) \
+		io core fuse tool
 
 CLANG_FORMAT ?= clang-format
 fmt:

@@ -123,7 +123,7 @@ static int coroutine_fn open_next(struct image *image, struct chain *chain,
 	const struct file *holder = image->file;
 	enum opener_role role = OPENER_BACKING;
 	struct file *file;
-	bool raw, probed;
+	bool raw = false, probed = false;
 	int ret;
 
 	*ret_layer = NULL;

@@ -235,6 +235,7 @@ static void shrink(struct inflate_cache *cache, unsigned nb_keep)
 	struct inflated *cluster = cache->oldest;
 
 	while (cluster && cache->nb > nb_keep) {
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what is freed left the list */
 		struct inflated *newer = cluster->newer;
 
 		if (!cluster->users) {

@@ -232,6 +232,7 @@ static int coroutine_fn write_refblocks(struct formatter *f)
 static int coroutine_fn write_tables(struct formatter *f)
 {
 	const struct layout *l = &f->layout;
+	/* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): >= 9 */
 	uint64_t nb_words = l->nb_l2 << (l->cluster_bits - 3);
 	int ret = write_table(f, l->reftable, l->nb_refblocks, reftable_entry, IO_TAG_REFTABLE);
 

@@ -300,10 +300,11 @@ int coroutine_fn header_read(struct file *file, struct header *ret_header, struc
 		return error_set(reterr, ERROR_OPEN, EINVAL,
 				 "not a qcow2 image (the file is too short)");
 	ret = read_start(file, HEADER_SECTOR_BYTES, &cluster, reterr);
-	if (ret)
+	if (!cluster)
 		return ret;
 	memcpy(h.sector, cluster, HEADER_SECTOR_BYTES);
 	free(cluster);
+	cluster = NULL;
 
 	if (be32_get(h.sector) != QCOW2_MAGIC)
 		return error_set(reterr, ERROR_OPEN, EINVAL, "not a qcow2 image");
@@ -319,10 +320,9 @@ int coroutine_fn header_read(struct file *file, struct header *ret_header, struc
 	ret = check_bounds(&h, reterr);
 	if (!ret)
 		ret = read_start(file, 1ull << h.cluster_bits, &cluster, reterr);
-	if (!ret) {
+	if (cluster)
 		ret = parse_cluster(&h, cluster, reterr);
-		free(cluster);
-	}
+	free(cluster);
 	if (ret) {
 		header_finish(&h);
 		return ret;

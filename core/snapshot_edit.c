@@ -102,7 +102,9 @@ static void append_entry(struct table *table, const struct image *image, const c
 	be32_put(&raw->date_nsec, date_nsec);
 	be32_put(&raw->extra_data_size, 16);
 	be64_put(p + sizeof(*raw) + 8, image->virtual_size);
+	/* NOLINTNEXTLINE(bugprone-not-null-terminated-result): the format stores lengths */
 	memcpy(p + sizeof(*raw) + 16, id, strlen(id));
+	/* NOLINTNEXTLINE(bugprone-not-null-terminated-result): likewise */
 	memcpy(p + sizeof(*raw) + 16 + strlen(id), name, strlen(name));
 	table->nb_bytes += entry_bytes(id, name);
 	table->nb_snapshots++;

@@ -43,6 +43,7 @@ void run_list_append(struct run_list *list, struct cluster_run run)
 		return;
 	}
 	assert(list->nb < list->nb_max);
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): reserved, as asserted */
 	list->runs[list->nb++] = run;
 }
 

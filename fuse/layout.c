@@ -59,6 +59,7 @@ static int add_view(const struct layout *layout, struct tree *tree, struct node 
 		res = tree_add_view(tree, dir, name, base, snapshot->virtual_size, time_ns, view,
 				    &node);
 	if (res == 0) {
+		/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): an image has a path */
 		node->host_path = strdup(path);
 		res = node->host_path ? 0 : -ENOMEM;
 	} else {
@@ -128,6 +129,7 @@ static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
 			  argument->path, name);
 	free(name);
 	if (res == 0) {
+		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): set where res is 0 */
 		node->host_path = realpath(argument->path, NULL);
 		res = node->host_path ? 0 : -errno;
 	}

@@ -349,7 +349,7 @@ static enum exit_status detach_and_wait(const struct mount *mount, int pidfd,
 enum exit_status unmount_run(const struct options *options)
 {
 	struct sync_result sync = {0};
-	struct mount mount;
+	struct mount mount = {0};
 	char path[PATH_MAX];
 	enum exit_status status;
 	int res = resolve(options->mountpoint, path), pidfd = -1;

@@ -115,6 +115,7 @@ static int coroutine_fn open_all(struct tool *tool, struct commit *c, const char
 		}
 		info = image_info(c->layers[c->nb++].image);
 		if (!info->backing_name) {
+			/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): in c->paths */
 			tool_say(path, base_name ? "%s is not below it" : "it has no backing file",
 				 base_name);
 			return STATUS_BACKING;

@@ -69,6 +69,7 @@ int coroutine_fn disk_open(struct tool *tool, const char *path, const char *form
 		status = probe(tool, path, &format);
 	if (status)
 		return status;
+	/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): probe() has set it */
 	options.raw = !strcmp(format, "raw");
 	if (options.raw && options.writable) {
 		status = open_file(tool, path, true, FILE_LOCK_WRITE, &disk.raw);

@@ -20,7 +20,7 @@
 #define OP_BYTES 8u
 #define OPS_MAX 40u
 /* Of the guest's bytes, the first ones have a copy. */
-#define MODEL_BYTES (192u << 10)
+#define MODEL_BYTES (64u << 10)
 #define SECTOR_BYTES 512u
 #define WRITE_BYTES_MAX (20u << 10)
 #define SIZE_MAX_GROWN (64ull << 20)
