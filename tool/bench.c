@@ -114,7 +114,6 @@ static int take_option(struct tool *tool, int opt, struct bench *b)
 	uint64_t *const targets[] = {&b->count,      &b->depth,     &b->request_bytes,
 				     &b->step_bytes, &b->first_off, &b->flush_interval};
 	const char *found = opt < 128 ? strchr(numbers, opt) : NULL;
-	int status;
 
 	if (found && opt) {
 		if (tool_parse_size(optarg, targets[found - numbers]))
@@ -137,7 +136,7 @@ static int take_option(struct tool *tool, int opt, struct bench *b)
 			return tool_usage(tool, "-t %s: give none, writeback or unsafe", optarg);
 		return STATUS_OK;
 	default:
-		return tool_option(tool, opt, &status) ? status : tool_usage(tool, "wrong option");
+		return tool_option(tool, opt);
 	}
 }
 

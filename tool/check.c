@@ -148,9 +148,7 @@ int coroutine_fn check_command(struct tool *tool, int argc, char **argv)
 			repair = CHECK_REPAIR_ALL;
 		else if (opt == 'r')
 			return tool_usage(tool, "-r %s: give leaks or all", optarg);
-		else if (!tool_option(tool, opt, &status))
-			return tool_usage(tool, "wrong option");
-		else if (status)
+		else if ((status = tool_option(tool, opt)))
 			return status;
 	}
 	if (argc - optind != 1)

@@ -183,9 +183,7 @@ int coroutine_fn commit_command(struct tool *tool, int argc, char **argv)
 			empty = false;
 		else if (opt == 'p')
 			show_progress = true;
-		else if (!tool_option(tool, opt, &status))
-			return tool_usage(tool, "wrong option");
-		else if (status)
+		else if ((status = tool_option(tool, opt)))
 			return status;
 	}
 	if (argc - optind != 1)

@@ -335,7 +335,6 @@ static int set_cache(struct tool *tool, const char *cache)
 static int take_option(struct tool *tool, int opt, struct convert_options *o)
 {
 	uint64_t nb;
-	int status;
 
 	switch (opt) {
 	case 'O':
@@ -381,7 +380,7 @@ static int take_option(struct tool *tool, int opt, struct convert_options *o)
 	case 'W': /* writes are out of order anyway */
 		return STATUS_OK;
 	default:
-		return tool_option(tool, opt, &status) ? status : tool_usage(tool, "wrong option");
+		return tool_option(tool, opt);
 	}
 }
 

@@ -475,9 +475,7 @@ int coroutine_fn dump_command(struct tool *tool, int argc, char **argv)
 			any = true;
 			if (parse_selection(optarg, &selections[opt - FIRST_PART]))
 				return tool_usage(tool, "%s is no index", optarg);
-		} else if (!tool_option(tool, opt, &status)) {
-			return tool_usage(tool, "wrong option");
-		} else if (status) {
+		} else if ((status = tool_option(tool, opt))) {
 			return status;
 		}
 	}

@@ -344,9 +344,7 @@ int coroutine_fn info_command(struct tool *tool, int argc, char **argv)
 			run.as_json = !strcmp(optarg, "json");
 		else if (opt == 'c')
 			chain = true;
-		else if (!tool_option(tool, opt, &status))
-			return tool_usage(tool, "wrong option");
-		else if (status)
+		else if ((status = tool_option(tool, opt)))
 			return status;
 	}
 	if (argc - optind != 1)

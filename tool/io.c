@@ -31,9 +31,7 @@ static int parse_range(struct tool *tool, int argc, char **argv, bool length_nee
 	while ((opt = getopt_long(argc, argv, TOOL_SHORT_OPTIONS "u", options, NULL)) != -1) {
 		if (opt == 'u')
 			ret->flag_u = true;
-		else if (!tool_option(tool, opt, &status))
-			return tool_usage(tool, "wrong option");
-		else if (status)
+		else if ((status = tool_option(tool, opt)))
 			return status;
 	}
 	argc -= optind;
@@ -165,30 +163,30 @@ int coroutine_fn write_command(struct tool *tool, int argc, char **argv)
 	return finish(&disk, ret);
 }
 
-int coroutine_fn zero_command(struct tool *tool, int argc, char **argv)
+/* Both leave zeros; they differ in what becomes of the host space. */
+static int coroutine_fn clear_range(struct tool *tool, int argc, char **argv, bool discard)
 {
 	struct range_arguments range;
 	struct disk disk;
-	int status = parse_range(tool, argc, argv, true, &range);
+	int ret, status = parse_range(tool, argc, argv, true, &range);
 
 	if (!status)
 		status = open_range(tool, &range, true, &disk);
 	if (status)
 		return status;
-	return finish(&disk, disk_zero(&disk, range.guest_off, range.len_bytes, !range.flag_u));
+	ret = discard ? disk_discard(&disk, range.guest_off, range.len_bytes)
+		      : disk_zero(&disk, range.guest_off, range.len_bytes, !range.flag_u);
+	return finish(&disk, ret);
+}
+
+int coroutine_fn zero_command(struct tool *tool, int argc, char **argv)
+{
+	return clear_range(tool, argc, argv, false);
 }
 
 int coroutine_fn discard_command(struct tool *tool, int argc, char **argv)
 {
-	struct range_arguments range;
-	struct disk disk;
-	int status = parse_range(tool, argc, argv, true, &range);
-
-	if (!status)
-		status = open_range(tool, &range, true, &disk);
-	if (status)
-		return status;
-	return finish(&disk, disk_discard(&disk, range.guest_off, range.len_bytes));
+	return clear_range(tool, argc, argv, true);
 }
 
 /* SIZE, +SIZE or -SIZE. 0 or -EINVAL. */
@@ -224,9 +222,7 @@ int coroutine_fn resize_command(struct tool *tool, int argc, char **argv)
 	while ((opt = getopt_long(argc, argv, TOOL_SHORT_OPTIONS, options, NULL)) != -1) {
 		if (opt == 's')
 			shrink = true;
-		else if (!tool_option(tool, opt, &status))
-			return tool_usage(tool, "wrong option");
-		else if (status)
+		else if ((status = tool_option(tool, opt)))
 			return status;
 	}
 	if (argc - optind != 1)

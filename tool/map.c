@@ -140,9 +140,7 @@ int coroutine_fn map_command(struct tool *tool, int argc, char **argv)
 		else if (opt == 's' || opt == 'l') {
 			if (tool_parse_size(optarg, opt == 's' ? &start : &len_bytes))
 				return tool_usage(tool, "%s is no size", optarg);
-		} else if (!tool_option(tool, opt, &status))
-			return tool_usage(tool, "wrong option");
-		else if (status)
+		} else if ((status = tool_option(tool, opt)))
 			return status;
 	}
 	if (argc - optind != 1)

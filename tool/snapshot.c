@@ -5,41 +5,33 @@
 #include "core/snapshot_edit.h"
 #include "tool/disk.h"
 #include "tool/snapshots.h"
+#include "tool/tables.h"
 
 #include <stdio.h>
 #include <time.h>
 
 static int coroutine_fn list(struct tool *tool, const char *path, bool as_json)
 {
-	struct snapshot_list snapshots;
-	struct error *error = NULL;
-	struct header header;
-	struct file *file;
+	const struct snapshot_list *snapshots;
+	struct tables tables;
 	struct json json;
-	int ret, status = disk_open_file(tool, path, &file);
+	int status = tables_open(tool, path, &tables);
 
 	if (status)
 		return status;
-	ret = header_read(file, &header, &error);
-	if (!ret) {
-		ret = snapshot_list_read(file, &header, &snapshots, &error);
-		header_finish(&header);
-	}
-	file_close(file);
-	if (ret)
-		return tool_fail(path, ret, error);
+	snapshots = &tables.snapshots;
 	if (as_json) {
 		json_begin(&json, stdout);
 		json_open_array(&json, NULL);
-		for (unsigned i = 0; i < snapshots.nb; i++)
-			snapshots_print_json(&json, &snapshots.snapshots[i]);
+		for (unsigned i = 0; i < snapshots->nb; i++)
+			snapshots_print_json(&json, &snapshots->snapshots[i]);
 		json_close_array(&json);
 		json_end(&json);
-	} else if (snapshots.nb) {
+	} else if (snapshots->nb) {
 		printf("Snapshot list:\n");
-		snapshots_print_text(&snapshots);
+		snapshots_print_text(snapshots);
 	}
-	snapshot_list_finish(&snapshots);
+	tables_close(&tables);
 	return STATUS_OK;
 }
 
@@ -85,9 +77,7 @@ int coroutine_fn snapshot_command(struct tool *tool, int argc, char **argv)
 			name = optarg;
 		} else if (opt == 'j') {
 			json = true;
-		} else if (!tool_option(tool, opt, &status)) {
-			return tool_usage(tool, "wrong option");
-		} else if (status) {
+		} else if ((status = tool_option(tool, opt))) {
 			return status;
 		}
 	}

@@ -172,9 +172,7 @@ int coroutine_fn stat_command(struct tool *tool, int argc, char **argv)
 	while ((opt = getopt_long(argc, argv, TOOL_SHORT_OPTIONS, options, NULL)) != -1) {
 		if (opt == 'j')
 			json = true;
-		else if (!tool_option(tool, opt, &status))
-			return tool_usage(tool, "wrong option");
-		else if (status)
+		else if ((status = tool_option(tool, opt)))
 			return status;
 	}
 	if (argc - optind != 1)

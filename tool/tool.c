@@ -193,26 +193,24 @@ static int set_words(struct tool *tool, char *list)
 	return status;
 }
 
-bool tool_option(struct tool *tool, int opt, int *ret_status)
+int tool_option(struct tool *tool, int opt)
 {
-	*ret_status = STATUS_OK;
 	switch (opt) {
 	case 'f':
 		tool->format = optarg;
 		if (strcmp(optarg, "raw") && strcmp(optarg, "qcow2"))
-			*ret_status = tool_usage(tool, "-f %s: give raw or qcow2", optarg);
-		return true;
+			return tool_usage(tool, "-f %s: give raw or qcow2", optarg);
+		return STATUS_OK;
 	case 'o':
-		*ret_status = set_words(tool, optarg);
-		return true;
+		return set_words(tool, optarg);
 	case 'q':
 		tool->quiet = true;
-		return true;
+		return STATUS_OK;
 	case 'U':
 		tool->how.force_share = true;
-		return true;
+		return STATUS_OK;
 	default:
-		return false;
+		return tool_usage(tool, "wrong option");
 	}
 }
 

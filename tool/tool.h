@@ -68,9 +68,9 @@ int coroutine_fn bench_command(struct tool *tool, int argc, char **argv);
 
 /*
  * Options that all commands which open an image share: -f FMT, -o WORDS (backing=,
- * backing_file=, data_file=), -q, -U. To be put into the command's own strings; what
- * tool_option() takes, returns true for. A wrong value is reported and exits the option
- * loop by setting *ret_status.
+ * backing_file=, data_file=), -q, -U. To be put into the command's own strings; whatever the
+ * command does not know itself goes to tool_option(), which reports what is wrong and returns the
+ * exit status.
  */
 #define TOOL_SHORT_OPTIONS "f:o:qU"
 #define TOOL_LONG_OPTIONS                                                                  \
@@ -78,7 +78,7 @@ int coroutine_fn bench_command(struct tool *tool, int argc, char **argv);
 	{                                                                                  \
 		"quiet", no_argument, NULL, 'q'                                            \
 	}
-bool tool_option(struct tool *tool, int opt, int *ret_status);
+int tool_option(struct tool *tool, int opt);
 
 /* Reports wrong use of the current command. Returns STATUS_USAGE. */
 int tool_usage(const struct tool *tool, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

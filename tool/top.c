@@ -308,7 +308,6 @@ static int coroutine_fn watch_and_show(struct top *top)
 
 static int take_option(struct tool *tool, int opt, struct top *top)
 {
-	int status;
 	char *end;
 
 	switch (opt) {
@@ -324,7 +323,7 @@ static int take_option(struct tool *tool, int opt, struct top *top)
 			return tool_usage(tool, "--interval=%s: give seconds, such as 0.5", optarg);
 		return STATUS_OK;
 	default:
-		return tool_option(tool, opt, &status) ? status : tool_usage(tool, "wrong option");
+		return tool_option(tool, opt);
 	}
 }
 
