@@ -158,6 +158,13 @@ enum verdict reference_open(struct reference *ref)
 
 /* ---- compressed data ---- */
 
+/* libdeflate takes streams that zlib refuses: lengths of codes that repeat beyond the last one. */
+#ifdef HAVE_LIBDEFLATE
+#define VERDICT_REFUSED VERDICT_UNSURE
+#else
+#define VERDICT_REFUSED VERDICT_BAD
+#endif
+
 static enum verdict inflate_deflate(const uint8_t *in, size_t in_bytes, uint8_t *out,
 				    size_t out_bytes)
 {
@@ -174,7 +181,7 @@ static enum verdict inflate_deflate(const uint8_t *in, size_t in_bytes, uint8_t 
 		res = inflate(&z, Z_NO_FLUSH);
 	} while (res == Z_OK && z.avail_out && z.avail_in);
 	inflateEnd(&z);
-	return z.avail_out ? VERDICT_BAD : VERDICT_GOOD;
+	return z.avail_out ? VERDICT_REFUSED : VERDICT_GOOD;
 }
 
 #ifndef NO_ZSTD
