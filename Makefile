@@ -303,7 +303,7 @@ deb:
 	$(Q)dist/deb.sh $(VERSION) $(B)/deb
 
 # Static analysis; a file that has been found clean is looked at again when it changes.
-LINT_SRC   := $(filter %.c,$(IO_SRC) $(CORE_SRC) $(FUSE_SRC) $(TOOL_SRC))
+LINT_SRC   := $(filter %.c,$(IO_SRC) $(CORE_SRC) $(LIB_SRC) $(FUSE_SRC) $(TOOL_SRC))
 LINT_FLAGS  = -std=gnu11 $(ALL_CPPFLAGS) $(PKG_CFLAGS)
 .PHONY: lint lint-gcc lint-tidy lint-cppcheck
 lint:
@@ -322,7 +322,7 @@ $(B)/lint/%.tidy: % .clang-tidy
 lint-cppcheck:
 	$(Q)cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability \
 		--inline-suppr --suppress=autoVariables --std=c11 $(ALL_CPPFLAGS) \
-		io core fuse tool
+		io core lib fuse tool
 
 CLANG_FORMAT ?= clang-format
 fmt:

@@ -174,6 +174,16 @@ static void lane_done(struct worker_job *job)
 		reactor_wake_remote(co_reactor(waiter), &batch->wakeup, waiter);
 }
 
+static struct encoder *take_encoder(struct packer *packer)
+{
+	struct encoder *encoder = packer->idle;
+
+	if (!encoder)
+		return encoder_new(packer->image->info.zstd);
+	packer->idle = encoder->next;
+	return encoder;
+}
+
 static int coroutine_fn compress_all(struct batch *batch)
 {
 	struct packer *packer = batch->packer;
@@ -182,12 +192,10 @@ static int coroutine_fn compress_all(struct batch *batch)
 	struct lane lanes[LANES_MAX];
 
 	for (; nb < nb_max; nb++) {
-		struct encoder *encoder = packer->idle;
+		struct encoder *encoder = take_encoder(packer);
 
-		if (encoder)
-			packer->idle = encoder->next;
-		else
-			encoder = encoder_new(packer->image->info.zstd);
+		if (!encoder && !nb)
+			return -ENOMEM;
 		if (!encoder)
 			break;
 		lanes[nb] = (struct lane){
@@ -196,8 +204,6 @@ static int coroutine_fn compress_all(struct batch *batch)
 			.encoder = encoder,
 		};
 	}
-	if (!nb)
-		return -ENOMEM;
 	batch->waiter = co_self();
 	if (workers) {
 		atomic_store(&batch->running, nb + 1);

@@ -211,7 +211,7 @@ static int64_t now_ms(void)
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
+	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
 int qf_reap(struct qf_queue *queue, struct qf_request **ret_requests, unsigned nb_max,
