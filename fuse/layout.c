@@ -44,7 +44,7 @@ static char *snapshots_name(const struct layout *layout, const struct node *node
 static int add_view(const struct layout *layout, struct tree *tree, struct node *dir,
 		    struct node *base, const struct image_snapshot *snapshot)
 {
-	const char *path = base->host_path;
+	const char *path = base->disk->host_path;
 	char *name = tree_snapshot_name(snapshot->id, snapshot->name);
 	int64_t time_ns = (int64_t)snapshot->date_sec * 1000000000 + snapshot->date_nsec;
 	struct node *node;
@@ -60,8 +60,8 @@ static int add_view(const struct layout *layout, struct tree *tree, struct node 
 				    &node);
 	if (res == 0) {
 		/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): an image has a path */
-		node->host_path = strdup(path);
-		res = node->host_path ? 0 : -ENOMEM;
+		node->disk->host_path = strdup(path);
+		res = node->disk->host_path ? 0 : -ENOMEM;
 	} else {
 		view_destroy(view);
 	}
@@ -78,7 +78,7 @@ static int add_view(const struct layout *layout, struct tree *tree, struct node 
 static int add_snapshots(const struct layout *layout, struct tree *tree, struct node *node)
 {
 	const struct image *image =
-		layout->options->overlay ? image_backing(node->image) : node->image;
+		layout->options->overlay ? image_backing(node->disk->image) : node->disk->image;
 	unsigned nb = image_nb_snapshots(image);
 	char *name = snapshots_name(layout, node);
 	struct node *dir;
@@ -91,7 +91,7 @@ static int add_snapshots(const struct layout *layout, struct tree *tree, struct 
 		res = add_view(layout, tree, dir, node, &snapshot);
 	}
 	if (res == -EEXIST)
-		log_error("%s: the name %s is taken", node->host_path, name);
+		log_error("%s: the name %s is taken", node->disk->host_path, name);
 	free(name);
 	return res;
 }
@@ -130,8 +130,8 @@ static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
 	free(name);
 	if (res == 0) {
 		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): set where res is 0 */
-		node->host_path = realpath(argument->path, NULL);
-		res = node->host_path ? 0 : -errno;
+		node->disk->host_path = realpath(argument->path, NULL);
+		res = node->disk->host_path ? 0 : -errno;
 	}
 	if (res == 0 && layout->options->snapshots)
 		res = add_snapshots(layout, tree, node);
@@ -170,7 +170,7 @@ enum exit_status layout_build(const struct layout *layout, struct tree *ret_tree
 
 void layout_finish(struct tree *tree)
 {
-	for (unsigned i = 0; i < tree->nb_nodes; i++)
-		view_destroy(tree->nodes[i]->view);
+	for (const struct disk *disk = tree->disks; disk; disk = disk->next)
+		view_destroy(disk->view);
 	tree_finish(tree);
 }

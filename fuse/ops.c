@@ -136,7 +136,7 @@ void request_run(struct request *request, void (*fn)(void *arg))
 
 static void fill_attr(const struct node *node, struct fuse_attr *ret_attr)
 {
-	uint64_t host_sectors = node->base ? image_host_sectors(node->base) : 0;
+	uint64_t host_sectors = node->disk ? image_host_sectors(node->disk->base) : 0;
 	struct stat st;
 
 	node_stat(node, host_sectors, &st);
@@ -352,7 +352,7 @@ static void handle_open(struct request *request)
 
 	if ((request->flags & O_ACCMODE) != O_RDONLY && !node->writable)
 		request_reply_error(request, -EROFS);
-	else if (node->view)
+	else if (node->disk->view)
 		request_run(request, ops_run_open_view);
 	else
 		reply_open(request);
@@ -372,7 +372,7 @@ static void handle_release(struct request *request)
 	if (!(request->fh & FH_DIRECT))
 		atomic_fetch_sub(&request->node->nb_cached_opens, 1);
 	atomic_fetch_sub(&request->ops->nb_opens, 1);
-	if (request->node->view)
+	if (request->node->disk->view)
 		request_run(request, ops_run_release_view);
 	else
 		handle_flush(request);
@@ -396,14 +396,11 @@ static void handle_statfs(struct request *request)
 	const struct image *image = NULL;
 	struct statvfs host;
 
-	for (unsigned i = 0; i < tree->nb_nodes; i++) {
-		const struct node *node = tree->nodes[i];
-
-		if (!node->image)
-			continue; /* directories, and snapshots, which take no room of their own */
-		if (!image)
-			image = node->image;
-		out.st.blocks += (node->size_bytes + out.st.bsize - 1) / out.st.bsize;
+	for (const struct disk *disk = tree->disks; disk; disk = disk->next) {
+		if (!disk->image)
+			continue;    /* snapshots, which take no room of their own */
+		image = disk->image; /* at the end: of the first one that was added */
+		out.st.blocks += (disk->whole->size_bytes + out.st.bsize - 1) / out.st.bsize;
 		out.st.files++;
 	}
 	if (image) {

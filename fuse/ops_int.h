@@ -71,7 +71,9 @@ void reply_open(struct request *request);
 /* The image of a file that is open. [reactor] */
 static inline struct image *node_image(const struct node *node)
 {
-	return node->view ? view_image(node->view) : node->image;
+	const struct disk *disk = node->disk;
+
+	return disk->view ? view_image(disk->view) : disk->image;
 }
 
 void handle_getxattr(struct request *request);

@@ -195,12 +195,12 @@ static int64_t coroutine_fn make_room(struct request *request, struct node *node
 		return (int64_t)len_bytes;
 	if (!ops->params.grow)
 		return off < node->size_bytes ? (int64_t)(node->size_bytes - off) : -ENOSPC;
-	co_mutex_lock(&node->size_mutex);
+	co_mutex_lock(&node->disk->size_mutex);
 	if (end > node->size_bytes) {
-		res = image_resize(node->image, end);
-		node->size_bytes = image_info(node->image)->virtual_size;
+		res = image_resize(node->disk->image, end);
+		node->size_bytes = image_info(node->disk->image)->virtual_size;
 	}
-	co_mutex_unlock(&node->size_mutex);
+	co_mutex_unlock(&node->disk->size_mutex);
 	return res < 0 ? res : (int64_t)len_bytes;
 }
 
@@ -221,12 +221,12 @@ void coroutine_fn ops_run_write(void *arg)
 		request_reply_error(request, (int)fits);
 		return;
 	}
-	res = image_write(node->image, request->offset, request->payload, (size_t)fits);
+	res = image_write(node->disk->image, request->offset, request->payload, (size_t)fits);
 	if (res == 0) {
 		node_touch(node);
 		/* On direct handles the kernel sends no FSYNC for O_DSYNC. */
 		if (direct && (ops->params.sync || (request->flags & (O_DSYNC | O_SYNC))))
-			res = image_flush(node->image);
+			res = image_flush(node->disk->image);
 	}
 	if (res < 0)
 		fail(request, "write error", request->offset, res);
@@ -245,7 +245,7 @@ void coroutine_fn ops_run_flush(void *arg)
 	int res = 0;
 
 	if (request->node->writable)
-		res = image_flush(request->node->image);
+		res = image_flush(request->node->disk->image);
 	if (res < 0)
 		fail(request, "write-back failed", NO_OFFSET, res);
 	else
@@ -341,7 +341,7 @@ void coroutine_fn ops_run_fallocate(void *arg)
 		return;
 	}
 	if (fits > 0) {
-		res = change_space(node->image, action, request->offset, (uint64_t)fits);
+		res = change_space(node->disk->image, action, request->offset, (uint64_t)fits);
 		node_touch(node);
 	}
 	if (res < 0)
@@ -361,15 +361,15 @@ void coroutine_fn ops_run_truncate(void *arg)
 		request_reply_error(request, node->is_dir ? -EISDIR : -EROFS);
 		return;
 	}
-	co_mutex_lock(&node->size_mutex);
+	co_mutex_lock(&node->disk->size_mutex);
 	if (wanted < node->size_bytes && !request->ops->params.shrink) {
 		res = -EPERM;
 	} else if (wanted != node->size_bytes) {
-		res = image_resize(node->image, wanted);
-		node->size_bytes = image_info(node->image)->virtual_size;
+		res = image_resize(node->disk->image, wanted);
+		node->size_bytes = image_info(node->disk->image)->virtual_size;
 		node_touch(node);
 	}
-	co_mutex_unlock(&node->size_mutex);
+	co_mutex_unlock(&node->disk->size_mutex);
 	if (res == 0)
 		reply_attr(request);
 	else if (res == -EPERM)
@@ -413,7 +413,7 @@ static int64_t coroutine_fn copy_range(struct request *request, struct node *to,
 			chunk = COPY_CHUNK_BYTES;
 		res = image_read(image, request->offset + done, buf, chunk, &pieces);
 		if (res == 0)
-			res = write_pieces(to->image, request->offset_out + done, &pieces);
+			res = write_pieces(to->disk->image, request->offset_out + done, &pieces);
 		if (res < 0)
 			return done ? (int64_t)done : res;
 		done += chunk;
@@ -458,7 +458,7 @@ void coroutine_fn ops_run_copy(void *arg)
 void coroutine_fn ops_run_open_view(void *arg)
 {
 	struct request *request = arg;
-	int res = view_acquire(request->node->view);
+	int res = view_acquire(request->node->disk->view);
 
 	if (res < 0)
 		request_reply_error(request, res);
@@ -470,6 +470,6 @@ void coroutine_fn ops_run_release_view(void *arg)
 {
 	struct request *request = arg;
 
-	view_release(request->node->view);
+	view_release(request->node->disk->view);
 	request_reply_error(request, 0);
 }

@@ -37,7 +37,7 @@ static void print_json_string(const char *text, FILE *out)
 
 static void print_image(const struct request *request, FILE *out)
 {
-	fputs(request->node->host_path, out);
+	fputs(request->node->disk->host_path, out);
 }
 
 static void print_pid(const struct request *request, FILE *out)
@@ -52,7 +52,7 @@ static void print_virtual_size(const struct request *request, FILE *out)
 
 static void print_cluster_size(const struct request *request, FILE *out)
 {
-	fprintf(out, "%" PRIu32, request->node->cluster_size);
+	fprintf(out, "%" PRIu32, request->node->disk->cluster_size);
 }
 
 static void print_writable(const struct request *request, FILE *out)
@@ -65,7 +65,7 @@ static void print_chain(const struct request *request, FILE *out)
 {
 	const struct file *file;
 
-	for (unsigned i = 0; (file = image_file(request->node->base, i)); i++)
+	for (unsigned i = 0; (file = image_file(request->node->disk->base, i)); i++)
 		fprintf(out, "%s%s", i ? "\n" : "", file->name);
 }
 
@@ -146,7 +146,7 @@ static void print_files(const struct image *image, FILE *out)
 static void print_stats(const struct request *request, FILE *out)
 {
 	const struct node *node = request->node;
-	const struct image *image = node_image(node) ? node_image(node) : node->base;
+	const struct image *image = node_image(node) ? node_image(node) : node->disk->base;
 	const struct reactor *reactor = request->ops->params.reactor;
 
 	/* The queue is that of the mount, without this question. */

@@ -268,11 +268,10 @@ static void coroutine_fn open_images(void *arg)
 static void coroutine_fn close_images(void *arg)
 {
 	struct session *session = arg;
-	const struct tree *tree = &session->tree;
 
-	for (unsigned i = 0; i < tree->nb_nodes; i++) {
-		if (tree->nodes[i]->view)
-			view_close(tree->nodes[i]->view);
+	for (const struct disk *disk = session->tree.disks; disk; disk = disk->next) {
+		if (disk->view)
+			view_close(disk->view);
 	}
 	while (session->nb_images > 0) {
 		const char *path = session->options->images[--session->nb_images].path;
@@ -444,11 +443,12 @@ static enum exit_status try_mount(struct session *session)
 
 static void describe_node(const struct session *session, const struct node *node)
 {
-	const struct image *image = node->image;
+	const struct image *image = node->disk->image;
 	const struct image_info *info = image_info(image);
 	const struct file *file;
 
-	printf("%s on %s%s%s: %" PRIu64 " bytes, clusters of %u, version %u, %s\n", node->host_path,
+	printf("%s on %s%s%s: %" PRIu64 " bytes, clusters of %u, version %u, %s\n",
+	       node->disk->host_path,
 	       session->mountpoint ? session->mountpoint : session->options->mountpoint,
 	       session->single_file ? "" : "/", node->name, info->virtual_size, info->cluster_size,
 	       info->version, info->writable ? "writable" : "read-only");
@@ -469,8 +469,10 @@ static void describe(const struct session *session)
 	const struct options *options = session->options;
 
 	for (unsigned i = 0; i < session->tree.nb_nodes; i++) {
-		if (session->tree.nodes[i]->image)
-			describe_node(session, session->tree.nodes[i]);
+		const struct node *node = session->tree.nodes[i];
+
+		if (node->disk && node->disk->image)
+			describe_node(session, node);
 	}
 	printf("I/O engine: %s%s%s\n", reactor_engine(session->reactor)->ops->name,
 	       session->engine_note ? ", because " : "",

@@ -141,9 +141,15 @@ void tree_finish(struct tree *tree)
 {
 	for (unsigned i = 0; i < tree->nb_nodes; i++) {
 		free(tree->nodes[i]->name);
-		free(tree->nodes[i]->host_path);
 		free(tree->nodes[i]->stats);
 		free(tree->nodes[i]);
+	}
+	while (tree->disks) {
+		struct disk *disk = tree->disks;
+
+		tree->disks = disk->next;
+		free(disk->host_path);
+		free(disk);
 	}
 	free(tree->nodes);
 	free(tree->buckets);
@@ -162,19 +168,39 @@ static mode_t file_mode(const struct tree_owner *owner, mode_t host_mode, bool w
 	return mode;
 }
 
+static int add_disk_node(struct tree *tree, struct node *parent, const char *name,
+			 const struct disk *facts, struct node **ret_node)
+{
+	struct disk *disk = malloc(sizeof(*disk));
+	int res = disk ? add_node(tree, parent, name, ret_node) : -ENOMEM;
+
+	if (res < 0) {
+		free(disk);
+		return res;
+	}
+	*disk = *facts;
+	disk->whole = *ret_node;
+	disk->next = tree->disks;
+	tree->disks = disk;
+	(*ret_node)->disk = disk;
+	return 0;
+}
+
 int tree_add_file(struct tree *tree, struct node *parent, const char *name, struct image *image,
 		  const struct stat *host, struct node **ret_node)
 {
 	const struct image_info *info = image_info(image);
+	const struct disk facts = {
+		.image = image,
+		.base = image,
+		.cluster_size = info->cluster_size,
+	};
 	struct node *node;
-	int res = add_node(tree, parent, name, &node);
+	int res = add_disk_node(tree, parent, name, &facts, &node);
 
 	if (res < 0)
 		return res;
-	node->image = image;
-	node->base = image;
 	node->writable = info->writable;
-	node->cluster_size = info->cluster_size;
 	node->size_bytes = info->virtual_size;
 	node->mode = file_mode(&tree->owner, host->st_mode, info->writable);
 	node->atime_ns = ns_of(host->st_atim);
@@ -192,14 +218,16 @@ int tree_add_dir(struct tree *tree, const char *name, struct node **ret_node)
 int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct node *base,
 		  uint64_t virtual_size, int64_t time_ns, struct view *view, struct node **ret_node)
 {
+	const struct disk facts = {
+		.view = view,
+		.base = base->disk->base,
+		.cluster_size = base->disk->cluster_size,
+	};
 	struct node *node;
-	int res = add_node(tree, dir, name, &node);
+	int res = add_disk_node(tree, dir, name, &facts, &node);
 
 	if (res < 0)
 		return res;
-	node->view = view;
-	node->base = base->base;
-	node->cluster_size = base->cluster_size;
 	node->size_bytes = virtual_size;
 	node->mode = base->mode & ~0222u;
 	node->atime_ns = node->mtime_ns = node->ctime_ns = time_ns;
@@ -245,7 +273,7 @@ uint64_t tree_clamp_sectors(uint64_t host_sectors, uint64_t size_bytes)
 
 void node_stat(const struct node *node, uint64_t host_sectors, struct stat *ret_stat)
 {
-	uint32_t blksize = node->cluster_size;
+	uint32_t blksize = node->disk ? node->disk->cluster_size : 0;
 
 	if (blksize < BLKSIZE_MIN)
 		blksize = BLKSIZE_MIN;

@@ -24,6 +24,20 @@
 
 struct view;
 
+/* What files show, the whole or parts of it: an image, or a state that a snapshot of it kept. */
+struct disk {
+	/* constant */
+	struct image *image;      /* not owned; NULL: a view's */
+	struct view *view;        /* a snapshot, which opens an image of its own; not owned */
+	const struct image *base; /* the image, or the one that a view belongs to */
+	uint32_t cluster_size;
+	char *host_path;    /* of the image; whoever adds the file sets it, the tree frees it */
+	struct node *whole; /* the file that shows all of it; others follow by next_of_disk */
+	struct disk *next;
+	/* the reactor's: */
+	struct co_mutex size_mutex; /* held while the size changes */
+};
+
 struct node {
 	/* constant */
 	uint64_t ino;
@@ -32,11 +46,9 @@ struct node {
 	char *name; /* "" for the root */
 	bool is_dir;
 	bool writable;
-	struct image *image;      /* files: not owned; NULL for directories and views */
-	struct view *view;        /* a snapshot's file, which opens an image of its own */
-	const struct image *base; /* files: the image, or the one that a view belongs to */
-	uint32_t cluster_size;
-	char *host_path; /* files: of the image; whoever adds the node sets it, the tree frees it */
+	struct disk *disk; /* NULL: a directory */
+	struct node *next_of_disk;
+	uint64_t start_bytes; /* where on the disk the file begins */
 
 	/* attributes */
 	_Atomic uint64_t size_bytes;
@@ -50,8 +62,7 @@ struct node {
 	_Atomic uint64_t write_open_ns;   /* when it was last opened for writing */
 	_Atomic(struct stats *) stats;    /* NULL until the first open */
 	/* the reactor's: */
-	struct co_mutex size_mutex; /* held while the size changes */
-	size_t read_bytes;          /* held by reads under way */
+	size_t read_bytes; /* held by reads under way */
 };
 
 /* Who owns the files and which permissions they get. */
@@ -67,6 +78,7 @@ struct tree {
 	struct node **nodes; /* nodes[ino - 1] */
 	unsigned nb_nodes, capacity;
 	struct node **buckets; /* by parent and name; twice as many as `capacity` */
+	struct disk *disks;
 };
 
 /* Begins a tree whose root is a directory. Returns 0 or -ENOMEM. */
