@@ -46,7 +46,7 @@ comma     := ,
 # libdeflate inflates twice as fast as zlib; without it, zlib does all the work.
 DEFLATE   := $(shell $(PKG_CONFIG) --exists libdeflate 2>/dev/null && echo libdeflate)
 CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
-PKGS      := fuse3 $(CORE_PKGS)
+PKGS      := fuse3 blkid $(CORE_PKGS)
 
 # These goals compile nothing themselves, so they need no library yet.
 DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz fmt fmt-check

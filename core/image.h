@@ -123,8 +123,12 @@ struct map_extent {
 int coroutine_fn image_map(struct image *image, uint64_t guest_off, uint64_t max_bytes,
 			   struct map_extent *ret_extent);
 
-/* SEEK_DATA / SEEK_HOLE as lseek(2) defines them: 0 with *ret_off, -ENXIO, or -errno. */
-int coroutine_fn image_seek(struct image *image, uint64_t guest_off, bool data, uint64_t *ret_off);
+/*
+ * SEEK_DATA / SEEK_HOLE as lseek(2) defines them, in a disk that ends at end_off (or earlier): 0
+ * with *ret_off, -ENXIO, or -errno.
+ */
+int coroutine_fn image_seek(struct image *image, uint64_t guest_off, uint64_t end_off, bool data,
+			    uint64_t *ret_off);
 
 /* ---- writing (image_info()->writable) ---- */
 

@@ -99,7 +99,8 @@ static void coroutine_fn give_way(void)
 	co_yield ();
 }
 
-int coroutine_fn image_seek(struct image *image, uint64_t guest_off, bool data, uint64_t *ret_off)
+int coroutine_fn image_seek(struct image *image, uint64_t guest_off, uint64_t end_off, bool data,
+			    uint64_t *ret_off)
 {
 	struct map_extent extent;
 	uint64_t pos = guest_off;
@@ -107,17 +108,18 @@ int coroutine_fn image_seek(struct image *image, uint64_t guest_off, bool data, 
 	int ret = 0;
 
 	co_rwlock_rdlock(&image->resize_lock);
-	if (guest_off >= image->virtual_size)
+	end_off = min_u64(end_off, image->virtual_size);
+	if (guest_off >= end_off)
 		ret = -ENXIO;
-	while (!ret && pos < image->virtual_size) {
-		ret = map_locked(image, pos, UINT64_MAX, &extent);
+	while (!ret && pos < end_off) {
+		ret = map_locked(image, pos, end_off - pos, &extent);
 		if (ret || data == (extent.kind == MAP_DATA || extent.kind == MAP_COMPRESSED))
 			break;
 		pos += extent.len_bytes;
 		if (++nb_steps % STEPS_IN_A_ROW == 0)
 			give_way();
 	}
-	if (!ret && data && pos >= image->virtual_size)
+	if (!ret && data && pos >= end_off)
 		ret = -ENXIO;
 	co_rwlock_unlock(&image->resize_lock);
 	if (!ret)

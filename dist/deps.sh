@@ -16,7 +16,7 @@ esac
 if command -v apt-get >/dev/null; then
 	manager=apt
 	build="gcc make libc6-dev pkg-config libfuse3-dev fuse3 liburing-dev zlib1g-dev libzstd-dev
-	       libdeflate-dev"
+	       libdeflate-dev libblkid-dev"
 	demo="qemu-utils e2fsprogs mount"
 	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk attr mandoc tar valgrind gdb
 	      clang-format g++ gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
@@ -27,7 +27,7 @@ if command -v apt-get >/dev/null; then
 elif command -v dnf >/dev/null; then
 	manager=dnf
 	build="gcc make glibc-devel pkgconf-pkg-config fuse3-devel fuse3 liburing-devel zlib-devel libzstd-devel
-	       libdeflate-devel"
+	       libdeflate-devel libblkid-devel"
 	demo="qemu-img e2fsprogs util-linux"
 	test="python3 libcmocka-devel xfsprogs btrfs-progs tar valgrind gdb clang-tools-extra gcc-c++
 	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
@@ -36,7 +36,7 @@ elif command -v dnf >/dev/null; then
 	lint="python3 clang-tools-extra cppcheck"
 elif command -v pacman >/dev/null; then
 	manager=pacman
-	build="gcc make pkgconf fuse3 liburing zlib zstd libdeflate"
+	build="gcc make pkgconf fuse3 liburing zlib zstd libdeflate util-linux-libs"
 	demo="qemu-img e2fsprogs util-linux"
 	test="python cmocka xfsprogs btrfs-progs tar valgrind gdb clang
 	      aarch64-linux-gnu-gcc qemu-user"
@@ -46,7 +46,7 @@ elif command -v pacman >/dev/null; then
 elif command -v apk >/dev/null; then
 	manager=apk
 	build="gcc make musl-dev linux-headers pkgconf fuse3-dev fuse3 liburing-dev zlib-dev zstd-dev
-	       libdeflate-dev"
+	       libdeflate-dev util-linux-dev"
 	demo="qemu-img e2fsprogs e2fsprogs-extra util-linux util-linux-misc losetup"
 	test="python3 cmocka-dev xfsprogs btrfs-progs tar valgrind gdb clang-extra-tools g++ partx sfdisk"
 	bench="python3 qemu-img qemu-storage-daemon libnbd fio"
@@ -54,7 +54,7 @@ elif command -v apk >/dev/null; then
 	lint="python3 clang-extra-tools cppcheck"
 else
 	echo "$0: no apt-get, dnf, pacman or apk here; install by hand: a C compiler, make, pkg-config," \
-		"libfuse 3, liburing, zlib, libzstd (tests: cmocka, python 3, qemu-img, xfsprogs," \
+		"libfuse 3, liburing, libblkid, zlib, libzstd (tests: cmocka, python 3, qemu-img, xfsprogs," \
 		"btrfs-progs, valgrind; measurements: qemu-storage-daemon, nbdfuse, fio)" >&2
 	exit 1
 fi

@@ -42,6 +42,7 @@ static const char help_text[] =
 	"                        or to a kept one in FILE; the image is only read\n"
 	"  name=FILE             name of the raw file (default: disk.raw)\n"
 	"  snapshots             show every internal snapshot below snapshots/\n"
+	"  partitions            show every partition as disk.p1.raw ...\n"
 	"  uid=, gid=, umask=    owner and permissions of the files\n"
 	"  discard=unmap|ignore  whether punched holes give space back (default: unmap)\n"
 	"  grow                  writing past the end enlarges the disk\n"

@@ -5,6 +5,7 @@
 #include "fuse/layout.h"
 
 #include "fuse/log.h"
+#include "fuse/partitions.h"
 #include "fuse/view.h"
 
 #include <errno.h>
@@ -41,6 +42,35 @@ static char *snapshots_name(const struct layout *layout, const struct node *node
 	return name;
 }
 
+/* For an image or a snapshot; one whose table cannot be read is shown as a whole all the same. */
+static int add_partitions(const struct layout *layout, struct tree *tree, struct node *whole)
+{
+	const char *path = whole->disk->host_path;
+	struct partition_list *list = malloc(sizeof(*list));
+	int res = list ? partitions_read(layout->reactor, whole->disk, list) : -ENOMEM;
+
+	if (res < 0 && res != -ENOMEM) {
+		log_warning("%s: %s: the partition table cannot be read: %s", path, whole->name,
+			    strerror(-res));
+		res = 0;
+	} else if (res == 0 && !list->has_table) {
+		log_warning("%s: %s: no partition table", path, whole->name);
+	}
+	for (unsigned i = 0; list && res == 0 && i < list->nb; i++) {
+		const struct partition *partition = &list->partitions[i];
+		char *name = tree_partition_name(whole->name, partition->number);
+
+		res = name ? tree_add_part(tree, whole, name, partition->start_bytes,
+					   partition->len_bytes)
+			   : -ENOMEM;
+		if (res == -EEXIST)
+			log_error("%s: the name %s is taken; give NAME=IMAGE", path, name);
+		free(name);
+	}
+	free(list);
+	return res;
+}
+
 static int add_view(const struct layout *layout, struct tree *tree, struct node *dir,
 		    struct node *base, const struct image_snapshot *snapshot)
 {
@@ -69,6 +99,8 @@ static int add_view(const struct layout *layout, struct tree *tree, struct node 
 	if (res == -EEXIST) {
 		log_warning("%s: there are two snapshots %s", path, name);
 		res = 0;
+	} else if (res == 0 && layout->options->partitions) {
+		res = add_partitions(layout, tree, node);
 	}
 	free(name);
 	return res;
@@ -133,6 +165,8 @@ static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
 		node->disk->host_path = realpath(argument->path, NULL);
 		res = node->disk->host_path ? 0 : -errno;
 	}
+	if (res == 0 && layout->options->partitions)
+		res = add_partitions(layout, tree, node);
 	if (res == 0 && layout->options->snapshots)
 		res = add_snapshots(layout, tree, node);
 	return res;
@@ -149,9 +183,10 @@ enum exit_status layout_build(const struct layout *layout, struct tree *ret_tree
 	};
 	int res = 0;
 
-	if (layout->single_file && options->snapshots) {
-		log_error("%s: a regular file cannot show snapshots; give a directory",
-			  options->mountpoint);
+	if (layout->single_file && (options->snapshots || options->partitions)) {
+		log_error(
+			"%s: a regular file cannot show snapshots or partitions; give a directory",
+			options->mountpoint);
 		return EXIT_USAGE;
 	}
 	if (layout->single_file)
@@ -170,7 +205,7 @@ enum exit_status layout_build(const struct layout *layout, struct tree *ret_tree
 
 void layout_finish(struct tree *tree)
 {
-	for (const struct disk *disk = tree->disks; disk; disk = disk->next)
+	for (const struct tree_disk *disk = tree->disks; disk; disk = disk->next)
 		view_destroy(disk->view);
 	tree_finish(tree);
 }

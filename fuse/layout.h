@@ -12,6 +12,7 @@ struct layout {
 	const struct options *options;
 	struct image **images; /* one for each image argument */
 	bool single_file;      /* the mount point is a regular file */
+	struct reactor *reactor;
 	/* for -o snapshots: how to open a view; both outlive the tree */
 	struct opener *opener;
 	const struct image_options *image_options;

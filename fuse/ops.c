@@ -101,7 +101,7 @@ static void count(const struct request *request, int error, const struct iovec *
 	if (!stats)
 		return;
 	if (request->op == REQUEST_WRITE && !error)
-		bytes = request->len_bytes;
+		bytes = request->changed_bytes;
 	for (int i = 0; request->op == REQUEST_READ && i < nb_iov; i++)
 		bytes += iov[i].iov_len;
 	stats_note(stats, class_of(request->op), error, bytes, stats_now_ns() - request->start_ns);
@@ -350,8 +350,12 @@ static void handle_open(struct request *request)
 {
 	struct node *node = request->node;
 
-	if ((request->flags & O_ACCMODE) != O_RDONLY && !node->writable)
+	bool writes = (request->flags & O_ACCMODE) != O_RDONLY;
+
+	if (writes && !node->writable)
 		request_reply_error(request, -EROFS);
+	else if (writes && node_begin_writing(node) < 0)
+		request_run(request, ops_run_open_busy);
 	else if (node->disk->view)
 		request_run(request, ops_run_open_view);
 	else
@@ -369,6 +373,8 @@ static void handle_flush(struct request *request)
 
 static void handle_release(struct request *request)
 {
+	if (request->fh & FH_WRITABLE)
+		node_end_writing(request->node);
 	if (!(request->fh & FH_DIRECT))
 		atomic_fetch_sub(&request->node->nb_cached_opens, 1);
 	atomic_fetch_sub(&request->ops->nb_opens, 1);
@@ -396,7 +402,7 @@ static void handle_statfs(struct request *request)
 	const struct image *image = NULL;
 	struct statvfs host;
 
-	for (const struct disk *disk = tree->disks; disk; disk = disk->next) {
+	for (const struct tree_disk *disk = tree->disks; disk; disk = disk->next) {
 		if (!disk->image)
 			continue;    /* snapshots, which take no room of their own */
 		image = disk->image; /* at the end: of the first one that was added */

@@ -12,7 +12,9 @@
  *   O1  Every request that ops_dispatch() took is answered exactly once.
  *   O2  After ops_drain() has returned no request is under way and all later ones
  *       are refused, so that the images may be closed.
- *   O3  When a direct write is answered, no cached page holds older data.
+ *   O3  When a change is answered, no cached page holds older data: of the same file where
+ *       the kernel does not see to it (direct writes), and of all others that show these bytes.
+ *   O4  Files that show the same bytes are not open for writing at the same time.
  */
 #ifndef QCOW2FS_FUSE_OPS_H
 #define QCOW2FS_FUSE_OPS_H

@@ -24,7 +24,7 @@
 /* Length of the area of zeros that answers point to. */
 #define ZERO_AREA_BYTES (1u << 20)
 
-/* Direct writes that wait for the page cache to be emptied; see ops_invalidate.c. */
+/* Changes that wait for the page cache to be emptied; see ops_invalidate.c. */
 struct invalidator {
 	pthread_t thread;
 	pthread_mutex_t mutex;
@@ -71,7 +71,7 @@ void reply_open(struct request *request);
 /* The image of a file that is open. [reactor] */
 static inline struct image *node_image(const struct node *node)
 {
-	const struct disk *disk = node->disk;
+	const struct tree_disk *disk = node->disk;
 
 	return disk->view ? view_image(disk->view) : disk->image;
 }
@@ -87,14 +87,17 @@ void coroutine_fn ops_run_lseek(void *arg);
 void coroutine_fn ops_run_fallocate(void *arg);
 void coroutine_fn ops_run_truncate(void *arg);
 void coroutine_fn ops_run_copy(void *arg);
+void coroutine_fn ops_run_open_busy(void *arg);
 void coroutine_fn ops_run_open_view(void *arg);
 void coroutine_fn ops_run_release_view(void *arg);
 
 int invalidator_start(struct invalidator *invalidator);
 void invalidator_stop(struct invalidator *invalidator);
-/* Answers a direct write after its range has been dropped from the page cache, at
- * once when nothing can be there. `done_bytes` were written. */
-void invalidator_reply_write(struct invalidator *invalidator, struct request *request,
-			     uint32_t done_bytes);
+/*
+ * Answers a request that changed [off, off + len_bytes) of `node` (len_bytes 0: nothing) after the
+ * range has been dropped from the page cache, at once when nothing can be there.
+ */
+void invalidator_reply(struct invalidator *invalidator, struct request *request, struct node *node,
+		       uint64_t off, uint64_t len_bytes, int error);
 
 #endif

@@ -25,9 +25,11 @@
 
 #define NO_OFFSET UINT64_MAX
 
-/* Says what failed and where it lies in the files, as far as the mapping can be read. */
-static void coroutine_fn report(struct request *request, const char *what, uint64_t guest_off,
-				int error)
+/*
+ * Says what failed, at which offset of the file, and where that lies in the host's files, as far
+ * as the mapping can be read.
+ */
+static void coroutine_fn report(struct request *request, const char *what, uint64_t off, int error)
 {
 	const struct node *node = request->node;
 	struct image *image = node_image(node);
@@ -39,22 +41,24 @@ static void coroutine_fn report(struct request *request, const char *what, uint6
 		return;
 	if (nb_dropped)
 		log_error("%u more I/O errors were not logged", nb_dropped);
-	if (guest_off == NO_OFFSET)
+	if (off == NO_OFFSET) {
 		log_error("%s: %s: %s", path, what, strerror(-error));
-	else if (guest_off < node->size_bytes && image_map(image, guest_off, 1, &extent) == 0 &&
-		 extent.has_host_off)
+		return;
+	}
+	off += node->start_bytes;
+	if (off < image_info(image)->virtual_size && image_map(image, off, 1, &extent) == 0 &&
+	    extent.has_host_off)
 		log_error("%s: %s at guest offset %" PRIu64 " (layer %u, host offset %" PRIu64
 			  "): %s",
-			  path, what, guest_off, extent.depth, extent.host_off, strerror(-error));
+			  path, what, off, extent.depth, extent.host_off, strerror(-error));
 	else
-		log_error("%s: %s at guest offset %" PRIu64 ": %s", path, what, guest_off,
+		log_error("%s: %s at guest offset %" PRIu64 ": %s", path, what, off,
 			  strerror(-error));
 }
 
-static void coroutine_fn fail(struct request *request, const char *what, uint64_t guest_off,
-			      int error)
+static void coroutine_fn fail(struct request *request, const char *what, uint64_t off, int error)
 {
-	report(request, what, guest_off, error);
+	report(request, what, off, error);
 	request_reply_error(request, error);
 }
 
@@ -136,8 +140,8 @@ static void coroutine_fn read_and_reply(struct request *request, size_t len_byte
 	struct read_pieces pieces;
 	int res;
 
-	res = image_read(node_image(request->node), request->offset, request->buf, len_bytes,
-			 &pieces);
+	res = image_read(node_image(request->node), request->node->start_bytes + request->offset,
+			 request->buf, len_bytes, &pieces);
 	if (res < 0)
 		fail(request, "read error", request->offset, res);
 	else if (!build_reply(&reply, request->ops, &pieces))
@@ -180,7 +184,8 @@ void coroutine_fn ops_run_read(void *arg)
 
 /*
  * How much of [off, off + len_bytes) can be written: all of it, after growing where
- * that is allowed; else what lies inside the disk. Negative: -errno.
+ * that is allowed; else what lies inside the file. A partition has its place in the table and
+ * does not grow. Negative: -errno.
  */
 static int64_t coroutine_fn make_room(struct request *request, struct node *node, uint64_t off,
 				      uint64_t len_bytes)
@@ -193,7 +198,7 @@ static int64_t coroutine_fn make_room(struct request *request, struct node *node
 		return -EFBIG;
 	if (end <= node->size_bytes)
 		return (int64_t)len_bytes;
-	if (!ops->params.grow)
+	if (!ops->params.grow || node != node->disk->whole)
 		return off < node->size_bytes ? (int64_t)(node->size_bytes - off) : -ENOSPC;
 	co_mutex_lock(&node->disk->size_mutex);
 	if (end > node->size_bytes) {
@@ -221,22 +226,19 @@ void coroutine_fn ops_run_write(void *arg)
 		request_reply_error(request, (int)fits);
 		return;
 	}
-	res = image_write(node->disk->image, request->offset, request->payload, (size_t)fits);
+	res = image_write(node->disk->image, node->start_bytes + request->offset, request->payload,
+			  (size_t)fits);
 	if (res == 0) {
-		node_touch(node);
+		node_touch(node, request->offset, (uint64_t)fits);
 		/* On direct handles the kernel sends no FSYNC for O_DSYNC. */
 		if (direct && (ops->params.sync || (request->flags & (O_DSYNC | O_SYNC))))
 			res = image_flush(node->disk->image);
 	}
 	if (res < 0)
-		fail(request, "write error", request->offset, res);
-	else if (direct)
-		invalidator_reply_write(&ops->invalidator, request, (uint32_t)fits);
-	else if ((uint64_t)fits < request->len_bytes)
-		request_reply_error(request, -ENOSPC);
-	else
-		request_reply_buf(request, &(struct fuse_write_out){.size = (uint32_t)fits},
-				  sizeof(struct fuse_write_out));
+		report(request, "write error", request->offset, res);
+	else if (!direct && (uint64_t)fits < request->len_bytes)
+		res = -ENOSPC;
+	invalidator_reply(&ops->invalidator, request, node, request->offset, (uint64_t)fits, res);
 }
 
 void coroutine_fn ops_run_flush(void *arg)
@@ -257,19 +259,22 @@ void coroutine_fn ops_run_flush(void *arg)
 void coroutine_fn ops_run_lseek(void *arg)
 {
 	struct request *request = arg;
+	const struct node *node = request->node;
 	struct fuse_lseek_out out;
+	uint64_t found = 0;
 	int res;
 
 	if (request->flags != SEEK_DATA && request->flags != SEEK_HOLE) {
 		request_reply_error(request, -EINVAL);
 		return;
 	}
-	if (request->offset >= request->node->size_bytes) {
+	if (request->offset >= node->size_bytes) {
 		request_reply_error(request, -ENXIO);
 		return;
 	}
-	res = image_seek(node_image(request->node), request->offset, request->flags == SEEK_DATA,
-			 &out.offset);
+	res = image_seek(node_image(node), node->start_bytes + request->offset,
+			 node->start_bytes + node->size_bytes, request->flags == SEEK_DATA, &found);
+	out.offset = found - node->start_bytes;
 	if (res == -ENXIO)
 		request_reply_error(request, res);
 	else if (res < 0)
@@ -341,13 +346,14 @@ void coroutine_fn ops_run_fallocate(void *arg)
 		return;
 	}
 	if (fits > 0) {
-		res = change_space(node->disk->image, action, request->offset, (uint64_t)fits);
-		node_touch(node);
+		res = change_space(node->disk->image, action, node->start_bytes + request->offset,
+				   (uint64_t)fits);
+		node_touch(node, request->offset, (uint64_t)fits);
 	}
 	if (res < 0)
-		fail(request, "cannot change the allocation", request->offset, res);
-	else
-		request_reply_error(request, 0);
+		report(request, "cannot change the allocation", request->offset, res);
+	invalidator_reply(&request->ops->invalidator, request, node, request->offset,
+			  (uint64_t)fits, res);
 }
 
 void coroutine_fn ops_run_truncate(void *arg)
@@ -364,15 +370,17 @@ void coroutine_fn ops_run_truncate(void *arg)
 	co_mutex_lock(&node->disk->size_mutex);
 	if (wanted < node->size_bytes && !request->ops->params.shrink) {
 		res = -EPERM;
+	} else if (wanted > node->size_bytes && node != node->disk->whole) {
+		res = -ENOSPC;
 	} else if (wanted != node->size_bytes) {
 		res = image_resize(node->disk->image, wanted);
 		node->size_bytes = image_info(node->disk->image)->virtual_size;
-		node_touch(node);
+		node_touch(node, 0, wanted);
 	}
 	co_mutex_unlock(&node->disk->size_mutex);
 	if (res == 0)
 		reply_attr(request);
-	else if (res == -EPERM)
+	else if (res == -EPERM || node != node->disk->whole)
 		request_reply_error(request, res);
 	else
 		fail(request, "cannot change the size", NO_OFFSET, res);
@@ -402,7 +410,8 @@ static int64_t coroutine_fn copy_range(struct request *request, struct node *to,
 				       uint64_t len_bytes)
 {
 	struct image *image = node_image(request->node);
-	uint64_t done = 0;
+	uint64_t from_off = request->node->start_bytes + request->offset;
+	uint64_t to_off = to->start_bytes + request->offset_out, done = 0;
 
 	while (done < len_bytes) {
 		struct read_pieces pieces;
@@ -411,9 +420,9 @@ static int64_t coroutine_fn copy_range(struct request *request, struct node *to,
 
 		if (chunk > COPY_CHUNK_BYTES)
 			chunk = COPY_CHUNK_BYTES;
-		res = image_read(image, request->offset + done, buf, chunk, &pieces);
+		res = image_read(image, from_off + done, buf, chunk, &pieces);
 		if (res == 0)
-			res = write_pieces(to->disk->image, request->offset_out + done, &pieces);
+			res = write_pieces(to->disk->image, to_off + done, &pieces);
 		if (res < 0)
 			return done ? (int64_t)done : res;
 		done += chunk;
@@ -444,13 +453,30 @@ void coroutine_fn ops_run_copy(void *arg)
 		res = make_room(request, to, request->offset_out, len_bytes);
 	if (res > 0) {
 		res = copy_range(request, to, request->buf, (uint64_t)res);
-		node_touch(to);
+		node_touch(to, request->offset_out, res > 0 ? (uint64_t)res : 0);
+	}
+	invalidator_reply(&ops->invalidator, request, to, request->offset_out,
+			  res > 0 ? (uint64_t)res : 0, res < 0 ? (int)res : 0);
+}
+
+/* ---- opens that wait ---- */
+
+/* How long a RELEASE may be on its way after the close(2) that caused it has returned. */
+#define RELEASE_WAIT_MS 200
+
+void coroutine_fn ops_run_open_busy(void *arg)
+{
+	struct request *request = arg;
+	int res = -EBUSY;
+
+	for (unsigned ms = 0; res < 0 && ms < RELEASE_WAIT_MS; ms++) {
+		co_sleep(1000000);
+		res = node_begin_writing(request->node);
 	}
 	if (res < 0)
-		request_reply_error(request, (int)res);
+		request_reply_error(request, res);
 	else
-		request_reply_buf(request, &(struct fuse_write_out){.size = (uint32_t)res},
-				  sizeof(struct fuse_write_out));
+		reply_open(request);
 }
 
 /* ---- snapshots ---- */

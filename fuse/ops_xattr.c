@@ -47,7 +47,7 @@ static void print_pid(const struct request *request, FILE *out)
 
 static void print_virtual_size(const struct request *request, FILE *out)
 {
-	fprintf(out, "%" PRIu64, request->node->size_bytes);
+	fprintf(out, "%" PRIu64, request->node->disk->whole->size_bytes);
 }
 
 static void print_cluster_size(const struct request *request, FILE *out)

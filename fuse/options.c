@@ -222,6 +222,9 @@ static int check_access(struct parser *parser)
 	if (options->snapshot && options->snapshots)
 		return complain(parser,
 				"-o snapshot= shows one snapshot: it excludes -o snapshots");
+	if (options->partitions && options->shrink)
+		return complain(parser, "-o partitions excludes -o shrink: what is cut off may be "
+					"part of one");
 	/* With an overlay it is not the image that is written. */
 	if (options->access != ACCESS_WRITABLE || options->overlay)
 		return 0;

@@ -87,7 +87,7 @@ struct options {
 
 	/* view */
 	char *name; /* of the raw file of a single image, NULL: disk.raw */
-	bool snapshots;
+	bool snapshots, partitions;
 	bool has_uid, has_gid, has_umask;
 	uid_t uid;
 	gid_t gid;

@@ -170,6 +170,12 @@ static int word_snapshots(struct parser *parser, const char *value)
 	return 0;
 }
 
+static int word_partitions(struct parser *parser, const char *value)
+{
+	parser->options->partitions = true;
+	return 0;
+}
+
 static int word_timeout(struct parser *parser, const char *value)
 {
 	unsigned long number;
@@ -391,6 +397,7 @@ static const struct word word_table[] = {
 	{"overlay=", WORD_OWN, word_overlay_file},
 	{"name=", WORD_OWN, word_name},
 	{"snapshots", WORD_OWN, word_snapshots},
+	{"partitions", WORD_OWN, word_partitions},
 	{"timeout=", WORD_OWN, word_timeout},
 	{"uid=", WORD_OWN, word_uid},
 	{"gid=", WORD_OWN, word_gid},

@@ -93,6 +93,11 @@ struct request {
 	struct stat attr;                /* SETATTR */
 	uint64_t ino_out, offset_out;    /* COPY_FILE_RANGE: the destination */
 
+	/* what was done: for the other readers of these bytes, before the answer */
+	struct node *changed; /* NULL: nothing */
+	uint64_t changed_off, changed_bytes;
+	int error; /* of the answer */
+
 	uint64_t start_ns; /* when it arrived */
 	void *buf;         /* the answer's data (READ): the area, or from buf_get() */
 	size_t buf_bytes;

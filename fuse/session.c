@@ -269,7 +269,7 @@ static void coroutine_fn close_images(void *arg)
 {
 	struct session *session = arg;
 
-	for (const struct disk *disk = session->tree.disks; disk; disk = disk->next) {
+	for (const struct tree_disk *disk = session->tree.disks; disk; disk = disk->next) {
 		if (disk->view)
 			view_close(disk->view);
 	}
@@ -624,6 +624,7 @@ static enum exit_status start(struct session *session)
 		status = layout_build(&(struct layout){.options = options,
 						       .images = session->images,
 						       .single_file = session->single_file,
+						       .reactor = session->reactor,
 						       .opener = &session->opener.opener,
 						       .image_options = &session->image_options},
 				      &session->tree);

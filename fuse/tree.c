@@ -145,9 +145,10 @@ void tree_finish(struct tree *tree)
 		free(tree->nodes[i]);
 	}
 	while (tree->disks) {
-		struct disk *disk = tree->disks;
+		struct tree_disk *disk = tree->disks;
 
 		tree->disks = disk->next;
+		pthread_mutex_destroy(&disk->write_opens_mutex);
 		free(disk->host_path);
 		free(disk);
 	}
@@ -169,9 +170,9 @@ static mode_t file_mode(const struct tree_owner *owner, mode_t host_mode, bool w
 }
 
 static int add_disk_node(struct tree *tree, struct node *parent, const char *name,
-			 const struct disk *facts, struct node **ret_node)
+			 const struct tree_disk *facts, struct node **ret_node)
 {
-	struct disk *disk = malloc(sizeof(*disk));
+	struct tree_disk *disk = malloc(sizeof(*disk));
 	int res = disk ? add_node(tree, parent, name, ret_node) : -ENOMEM;
 
 	if (res < 0) {
@@ -179,6 +180,7 @@ static int add_disk_node(struct tree *tree, struct node *parent, const char *nam
 		return res;
 	}
 	*disk = *facts;
+	pthread_mutex_init(&disk->write_opens_mutex, NULL);
 	disk->whole = *ret_node;
 	disk->next = tree->disks;
 	tree->disks = disk;
@@ -190,7 +192,7 @@ int tree_add_file(struct tree *tree, struct node *parent, const char *name, stru
 		  const struct stat *host, struct node **ret_node)
 {
 	const struct image_info *info = image_info(image);
-	const struct disk facts = {
+	const struct tree_disk facts = {
 		.image = image,
 		.base = image,
 		.cluster_size = info->cluster_size,
@@ -218,7 +220,7 @@ int tree_add_dir(struct tree *tree, const char *name, struct node **ret_node)
 int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct node *base,
 		  uint64_t virtual_size, int64_t time_ns, struct view *view, struct node **ret_node)
 {
-	const struct disk facts = {
+	const struct tree_disk facts = {
 		.view = view,
 		.base = base->disk->base,
 		.cluster_size = base->disk->cluster_size,
@@ -232,6 +234,27 @@ int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct 
 	node->mode = base->mode & ~0222u;
 	node->atime_ns = node->mtime_ns = node->ctime_ns = time_ns;
 	*ret_node = node;
+	return 0;
+}
+
+int tree_add_part(struct tree *tree, struct node *whole, const char *name, uint64_t start_bytes,
+		  uint64_t len_bytes)
+{
+	struct node *node;
+	int res = add_node(tree, whole->parent, name, &node);
+
+	if (res < 0)
+		return res;
+	node->disk = whole->disk;
+	node->next_of_disk = whole->next_of_disk;
+	whole->next_of_disk = node;
+	node->start_bytes = start_bytes;
+	node->size_bytes = len_bytes;
+	node->writable = whole->writable;
+	node->mode = whole->mode;
+	node->atime_ns = whole->atime_ns;
+	node->mtime_ns = whole->mtime_ns;
+	node->ctime_ns = whole->ctime_ns;
 	return 0;
 }
 
@@ -296,12 +319,40 @@ void node_stat(const struct node *node, uint64_t host_sectors, struct stat *ret_
 	}
 }
 
-void node_touch(struct node *node)
+void node_touch(struct node *node, uint64_t off, uint64_t len_bytes)
 {
 	int64_t now = now_ns();
 
-	node->mtime_ns = now;
-	node->ctime_ns = now;
+	for (struct node *other = node->disk->whole; other; other = other->next_of_disk) {
+		if (!node_shows(other, node->start_bytes + off, len_bytes))
+			continue;
+		other->mtime_ns = now;
+		other->ctime_ns = now;
+	}
+}
+
+int node_begin_writing(struct node *node)
+{
+	struct tree_disk *disk = node->disk;
+	int res = 0;
+
+	pthread_mutex_lock(&disk->write_opens_mutex);
+	for (struct node *other = disk->whole; other && res == 0; other = other->next_of_disk) {
+		if (other != node && other->nb_write_opens > 0 &&
+		    (node == disk->whole || node_shows(other, node->start_bytes, node->size_bytes)))
+			res = -EBUSY;
+	}
+	if (res == 0)
+		node->nb_write_opens++;
+	pthread_mutex_unlock(&disk->write_opens_mutex);
+	return res;
+}
+
+void node_end_writing(struct node *node)
+{
+	pthread_mutex_lock(&node->disk->write_opens_mutex);
+	node->nb_write_opens--;
+	pthread_mutex_unlock(&node->disk->write_opens_mutex);
 }
 
 char *tree_name_for(const char *given_name, const char *path)
@@ -325,6 +376,18 @@ char *tree_name_for(const char *given_name, const char *path)
 		return NULL;
 	memcpy(name, base, len);
 	memcpy(name + len, ".raw", sizeof(".raw"));
+	return name;
+}
+
+char *tree_partition_name(const char *whole_name, unsigned number)
+{
+	size_t len = strlen(whole_name);
+	char *name;
+
+	if (len > strlen(".raw") && !strcmp(whole_name + len - strlen(".raw"), ".raw"))
+		len -= strlen(".raw");
+	if (asprintf(&name, "%.*s.p%u.raw", (int)len, whole_name, number) < 0)
+		return NULL;
 	return name;
 }
 

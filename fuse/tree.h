@@ -14,6 +14,7 @@
 #include "fuse/stats.h"
 #include "io/co_sync.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,7 +26,7 @@
 struct view;
 
 /* What files show, the whole or parts of it: an image, or a state that a snapshot of it kept. */
-struct disk {
+struct tree_disk {
 	/* constant */
 	struct image *image;      /* not owned; NULL: a view's */
 	struct view *view;        /* a snapshot, which opens an image of its own; not owned */
@@ -33,7 +34,8 @@ struct disk {
 	uint32_t cluster_size;
 	char *host_path;    /* of the image; whoever adds the file sets it, the tree frees it */
 	struct node *whole; /* the file that shows all of it; others follow by next_of_disk */
-	struct disk *next;
+	struct tree_disk *next;
+	pthread_mutex_t write_opens_mutex;
 	/* the reactor's: */
 	struct co_mutex size_mutex; /* held while the size changes */
 };
@@ -46,7 +48,7 @@ struct node {
 	char *name; /* "" for the root */
 	bool is_dir;
 	bool writable;
-	struct disk *disk; /* NULL: a directory */
+	struct tree_disk *disk; /* NULL: a directory */
 	struct node *next_of_disk;
 	uint64_t start_bytes; /* where on the disk the file begins */
 
@@ -60,6 +62,7 @@ struct node {
 	_Atomic unsigned nb_cached_opens; /* handles that read through the page cache */
 	_Atomic bool maybe_cached;        /* the page cache may hold something */
 	_Atomic uint64_t write_open_ns;   /* when it was last opened for writing */
+	unsigned nb_write_opens;          /* under the disk's write_opens_mutex */
 	_Atomic(struct stats *) stats;    /* NULL until the first open */
 	/* the reactor's: */
 	size_t read_bytes; /* held by reads under way */
@@ -78,7 +81,7 @@ struct tree {
 	struct node **nodes; /* nodes[ino - 1] */
 	unsigned nb_nodes, capacity;
 	struct node **buckets; /* by parent and name; twice as many as `capacity` */
-	struct disk *disks;
+	struct tree_disk *disks;
 };
 
 /* Begins a tree whose root is a directory. Returns 0 or -ENOMEM. */
@@ -106,6 +109,13 @@ int tree_add_view(struct tree *tree, struct node *dir, const char *name, struct 
 		  uint64_t virtual_size, int64_t time_ns, struct view *view,
 		  struct node **ret_node);
 
+/*
+ * Adds a file beside `whole` that shows len_bytes of its disk from start_bytes on, which lie
+ * inside it. 0, -EEXIST or -ENOMEM.
+ */
+int tree_add_part(struct tree *tree, struct node *whole, const char *name, uint64_t start_bytes,
+		  uint64_t len_bytes);
+
 /* NULL when there is none. [any thread] */
 struct node *tree_get(const struct tree *tree, uint64_t ino);
 struct node *tree_lookup(const struct tree *tree, const struct node *parent, const char *name);
@@ -120,8 +130,29 @@ static inline struct node *tree_root(const struct tree *tree)
 /* What stat(2) shows; host_sectors is the image's current estimate. [any thread] */
 void node_stat(const struct node *node, uint64_t host_sectors, struct stat *ret_stat);
 
-/* Moves mtime and ctime to now. [any thread] */
-void node_touch(struct node *node);
+/* Moves mtime and ctime to now, of all files that show these bytes of `node`. [any thread] */
+void node_touch(struct node *node, uint64_t off, uint64_t len_bytes);
+
+/*
+ * Does the file show any of these bytes of its disk? The whole disk does, wherever its end is.
+ */
+static inline bool node_shows(const struct node *node, uint64_t disk_off, uint64_t len_bytes)
+{
+	uint64_t end = node->start_bytes + node->size_bytes;
+
+	return node == node->disk->whole ||
+	       (disk_off < end && len_bytes > 0 && disk_off + len_bytes > node->start_bytes);
+}
+
+/*
+ * Files that share bytes are not open for writing at the same time. -EBUSY when another one is;
+ * else 0, until node_end_writing(). [any thread]
+ */
+int node_begin_writing(struct node *node);
+void node_end_writing(struct node *node);
+
+/* The name of a partition's file: NAME.p1.raw beside NAME.raw. To be freed; NULL: no memory. */
+char *tree_partition_name(const char *whole_name, unsigned number);
 
 /* The name of a snapshot's file: ID-NAME.raw, without what a file name cannot hold. */
 char *tree_snapshot_name(const char *id, const char *snapshot_name);

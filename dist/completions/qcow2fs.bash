@@ -23,7 +23,7 @@ _qcow2fs_words()
 		return
 		;;
 	*)
-		values="ro rw snapshot= backing= backing_file= data_file= overlay name= snapshots uid= gid=
+		values="ro rw snapshot= backing= backing_file= data_file= overlay name= snapshots partitions uid= gid=
 			umask= discard= grow shrink timeout= threads= l2_cache= cache= io= transport=
 			allow_other allow_root auto_unmount fsname= subtype= max_read= sync async dirsync
 			exec noexec atime noatime nofail noauto _netdev"

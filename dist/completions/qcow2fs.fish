@@ -9,7 +9,7 @@ end
 # The words of -o, after those that have been typed.
 function __qcow2fs_words
     set -l typed (commandline -ct | string replace -r '^(-o|--options=)' '' | string match -rg '^(.*,)?[^,]*$')
-    for word in ro rw snapshot= snapshots grow shrink name= data_file= backing_file= overlay overlay= \
+    for word in ro rw snapshot= snapshots partitions grow shrink name= data_file= backing_file= overlay overlay= \
         backing={auto,any,beneath,none} cache={auto,none,writeback} discard={unmap,ignore} \
         io={auto,uring,threads} transport={auto,dev,uring} threads= l2_cache= timeout= \
         uid= gid= umask= allow_other allow_root auto_unmount fsname= subtype= max_read= \

@@ -41,8 +41,8 @@ static void coroutine_fn read_image(struct image *image)
 
 	image_read(image, 0, buf, n, &pieces);
 	image_read(image, size - n, buf, n, NULL);
-	image_seek(image, size / 2, true, &off);
-	image_seek(image, size / 2, false, &off);
+	image_seek(image, size / 2, UINT64_MAX, true, &off);
+	image_seek(image, size / 2, UINT64_MAX, false, &off);
 	image_host_sectors(image);
 	for (unsigned i = 0; i < MAP_STEPS_MAX && pos < size; i++) {
 		struct map_extent extent;

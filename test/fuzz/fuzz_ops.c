@@ -133,7 +133,7 @@ static void coroutine_fn do_read(struct run *run, uint64_t off, uint64_t len)
 
 	image_read(run->image, off, buf, len, NULL);
 	image_map(run->image, off, len, &extent);
-	image_seek(run->image, off, len & 1, &found);
+	image_seek(run->image, off, UINT64_MAX, len & 1, &found);
 }
 
 static void coroutine_fn do_resize(struct run *run, uint64_t size)

@@ -175,8 +175,8 @@ static bool coroutine_fn read_ends(struct run *run, struct image *image)
 
 	if (!ret)
 		ret = image_read(image, size - n, run->buf, n, NULL);
-	image_seek(image, 0, true, &off);
-	image_seek(image, 0, false, &off);
+	image_seek(image, 0, UINT64_MAX, true, &off);
+	image_seek(image, 0, UINT64_MAX, false, &off);
 	image_host_sectors(image);
 	return !ret;
 }

@@ -155,8 +155,8 @@ static void test_words(void **state)
 	assert_int_equal(options.gid, 6);
 	assert_int_equal(options.umask, 027);
 	assert_string_equal(options.name, "x.img");
-	accepts("qcow2fs IMG MNT -o snapshots,timeout=9");
-	assert_true(options.snapshots);
+	accepts("qcow2fs IMG MNT -o snapshots,partitions,timeout=9");
+	assert_true(options.snapshots && options.partitions);
 	assert_int_equal(options.idle_timeout_s, 9);
 	accepts("qcow2fs IMG MNT -o uid=root");
 	assert_int_equal(options.uid, 0);
@@ -194,7 +194,7 @@ static void test_bad_words(void **state)
 {
 	refuses("qcow2fs IMG MNT -o nonsense", "nonsense");
 	refuses("qcow2fs IMG MNT -o ro,snapshots=", "snapshots");
-	refuses("qcow2fs IMG MNT -o partitions", "partitions");
+	refuses("qcow2fs IMG MNT -o partitions,shrink", "excludes -o shrink");
 	refuses("qcow2fs IMG MNT -o threads", "needs a value");
 	refuses("qcow2fs IMG MNT -o snapshot=", "needs a value");
 	refuses("qcow2fs IMG MNT -o grow=1", "takes no value");

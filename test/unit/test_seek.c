@@ -17,7 +17,7 @@ static void coroutine_fn expect_map(const char *map)
 	for (uint64_t off = 0; off < NB * CLUSTER; off += 512) {
 		for (int want_data = 0; want_data < 2; want_data++) {
 			uint64_t c = off / CLUSTER, found = 12345;
-			int ret = image_seek(image, off, want_data, &found);
+			int ret = image_seek(image, off, UINT64_MAX, want_data, &found);
 
 			while (c < NB && (map[c] == '#') != want_data)
 				c++;
@@ -89,10 +89,10 @@ CO_TEST(test_at_the_end)
 
 	hand_image("a", 3, 12, HAND_DATA + 1, NB * CLUSTER);
 	image = hand_open("a", &(struct image_options){0});
-	assert_int_equal(image_seek(image, NB * CLUSTER, true, &off), -ENXIO);
-	assert_int_equal(image_seek(image, NB * CLUSTER, false, &off), -ENXIO);
-	assert_int_equal(image_seek(image, UINT64_MAX, true, &off), -ENXIO);
-	assert_int_equal(image_seek(image, NB * CLUSTER - 1, false, &off), 0);
+	assert_int_equal(image_seek(image, NB * CLUSTER, UINT64_MAX, true, &off), -ENXIO);
+	assert_int_equal(image_seek(image, NB * CLUSTER, UINT64_MAX, false, &off), -ENXIO);
+	assert_int_equal(image_seek(image, UINT64_MAX, UINT64_MAX, true, &off), -ENXIO);
+	assert_int_equal(image_seek(image, NB * CLUSTER - 1, UINT64_MAX, false, &off), 0);
 	assert_int_equal(off, NB * CLUSTER - 1);
 	assert_int_equal(image_close(image), 0);
 }
@@ -121,11 +121,11 @@ CO_TEST(test_short_backing_file)
 	hand_set_backing(bytes, "b", "raw");
 	sim_bytes_resize(&sim_add_file(hand.disk, "b", NULL, 0, true)->bytes, 2 * CLUSTER + 1536);
 	image = hand_open("a", &(struct image_options){0});
-	assert_int_equal(image_seek(image, 0, true, &off), 0);
+	assert_int_equal(image_seek(image, 0, UINT64_MAX, true, &off), 0);
 	assert_int_equal(off, 0);
-	assert_int_equal(image_seek(image, 0, false, &off), 0);
+	assert_int_equal(image_seek(image, 0, UINT64_MAX, false, &off), 0);
 	assert_int_equal(off, 2 * CLUSTER + 1536);
-	assert_int_equal(image_seek(image, off, true, &off), -ENXIO);
+	assert_int_equal(image_seek(image, off, UINT64_MAX, true, &off), -ENXIO);
 	assert_int_equal(image_map(image, 2 * CLUSTER + 1536, UINT64_MAX, &extent), 0);
 	assert_int_equal(extent.kind, MAP_HOLE);
 	assert_true(extent.beyond_end);
@@ -139,10 +139,10 @@ CO_TEST(test_damaged_entry)
 
 	hand_set_l2(bytes, 5, HAND_DATA * CLUSTER | 2);
 	image = hand_open("a", &(struct image_options){0});
-	assert_int_equal(image_seek(image, 0, true, &off), 0);
+	assert_int_equal(image_seek(image, 0, UINT64_MAX, true, &off), 0);
 	assert_int_equal(off, CLUSTER);
-	assert_int_equal(image_seek(image, 3 * CLUSTER, true, &off), -EIO);
-	assert_int_equal(image_seek(image, 6 * CLUSTER, false, &off), 0);
+	assert_int_equal(image_seek(image, 3 * CLUSTER, UINT64_MAX, true, &off), -EIO);
+	assert_int_equal(image_seek(image, 6 * CLUSTER, UINT64_MAX, false, &off), 0);
 	assert_int_equal(off, 9 * CLUSTER);
 	assert_int_equal(image_close(image), 0);
 }

@@ -178,7 +178,7 @@ static void test_stat(void **state)
 	assert_int_equal(st.st_blksize, 65536);
 	assert_int_equal(st.st_mtim.tv_sec, 1000);
 	assert_int_equal(st.st_mtim.tv_nsec, 5);
-	node_touch(node);
+	node_touch(node, 0, 1);
 	node_stat(node, 100, &st);
 	assert_true(st.st_mtim.tv_sec > 1000);
 	assert_int_equal(st.st_mtim.tv_sec, st.st_ctim.tv_sec);
@@ -255,9 +255,63 @@ static void test_blocks_tell_tar_the_truth(void **state)
 	assert_int_equal(tree_clamp_sectors(100, 0), 0);
 }
 
+static void test_parts(void **state)
+{
+	struct tree tree;
+	struct node *whole, *first, *second, *inner;
+
+	assert_int_equal(tree_init(&tree, &owner), 0);
+	whole = add(&tree, "disk.raw", &host);
+	assert_int_equal(tree_add_part(&tree, whole, "disk.p1.raw", 1000, 500), 0);
+	assert_int_equal(tree_add_part(&tree, whole, "disk.p2.raw", 1500, 500), 0);
+	assert_int_equal(tree_add_part(&tree, whole, "disk.p5.raw", 1600, 10), 0);
+	assert_int_equal(tree_add_part(&tree, whole, "disk.p5.raw", 1, 1), -EEXIST);
+	first = tree_lookup(&tree, tree_root(&tree), "disk.p1.raw");
+	second = tree_lookup(&tree, tree_root(&tree), "disk.p2.raw");
+	inner = tree_lookup(&tree, tree_root(&tree), "disk.p5.raw");
+	assert_true(node_shows(first, 1499, 1) && node_shows(second, 1499, 2));
+	assert_false(node_shows(first, 1500, 1) || node_shows(first, 0, 1000));
+	assert_true(node_shows(whole, 1ull << 40, 1));
+	assert_int_equal(node_begin_writing(first), 0);
+	assert_int_equal(node_begin_writing(first), 0);
+	assert_int_equal(node_begin_writing(second), 0);
+	assert_int_equal(node_begin_writing(whole), -EBUSY);
+	assert_int_equal(node_begin_writing(inner), -EBUSY);
+	node_end_writing(second);
+	assert_int_equal(node_begin_writing(inner), 0);
+	assert_int_equal(node_begin_writing(second), -EBUSY);
+	node_end_writing(inner);
+	node_end_writing(first);
+	assert_int_equal(node_begin_writing(whole), -EBUSY);
+	node_end_writing(first);
+	assert_int_equal(node_begin_writing(whole), 0);
+	assert_int_equal(node_begin_writing(first), -EBUSY);
+	whole->mtime_ns = first->mtime_ns = second->mtime_ns = 0;
+	node_touch(second, 0, 1);
+	assert_true(whole->mtime_ns && second->mtime_ns && !first->mtime_ns);
+	tree_finish(&tree);
+}
+
+static void test_partition_names(void **state)
+{
+	static const char *const cases[][2] = {
+		{"disk.raw", "disk.p7.raw"}, {"a.b.raw", "a.b.p7.raw"}, {"x", "x.p7.raw"},
+		{"x.img", "x.img.p7.raw"},   {".raw", ".raw.p7.raw"},
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char *name = tree_partition_name(cases[i][0], 7);
+
+		assert_string_equal(name, cases[i][1]);
+		free(name);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_parts),
+		cmocka_unit_test(test_partition_names),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_lookup_and_order),
 		cmocka_unit_test(test_many_nodes),
