@@ -122,6 +122,9 @@ static int add_snapshots(const struct layout *layout, struct tree *tree, struct 
 		image_get_snapshot(image, i, &snapshot);
 		res = add_view(layout, tree, dir, node, &snapshot);
 	}
+	if (res == -ENAMETOOLONG)
+		log_error("%s: too long for the name of a folder; give NAME=IMAGE",
+			  node->disk->host_path);
 	if (res == -EEXIST)
 		log_error("%s: the name %s is taken", node->disk->host_path, name);
 	free(name);
@@ -159,6 +162,9 @@ static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
 	if (res == -EEXIST)
 		log_error("%s: the name %s is taken by another image; give NAME=IMAGE",
 			  argument->path, name);
+	if (res == -ENAMETOOLONG)
+		log_error("%s: too long for the name of a raw file; give NAME=IMAGE",
+			  argument->path);
 	free(name);
 	if (res == 0) {
 		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): set where res is 0 */
@@ -197,7 +203,7 @@ enum exit_status layout_build(const struct layout *layout, struct tree *ret_tree
 		res = add_image(layout, ret_tree, i);
 	if (res == 0)
 		return EXIT_OK;
-	if (res == -EEXIST)
+	if (res == -EEXIST || res == -ENAMETOOLONG)
 		return EXIT_USAGE;
 	log_error("cannot build the tree of files: %s", strerror(-res));
 	return EXIT_MOUNT;

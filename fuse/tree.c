@@ -87,6 +87,8 @@ static int add_node(struct tree *tree, struct node *parent, const char *name,
 	struct node *node;
 	int res;
 
+	if (strlen(name) > NAME_MAX)
+		return -ENAMETOOLONG;
 	if (parent && tree_lookup(tree, parent, name))
 		return -EEXIST;
 	res = make_room(tree);
@@ -381,12 +383,16 @@ char *tree_name_for(const char *given_name, const char *path)
 
 char *tree_partition_name(const char *whole_name, unsigned number)
 {
-	size_t len = strlen(whole_name);
-	char *name;
+	size_t len = strlen(whole_name), room;
+	char suffix[32], *name;
 
+	snprintf(suffix, sizeof(suffix), ".p%u.raw", number);
+	room = NAME_MAX - strlen(suffix);
 	if (len > strlen(".raw") && !strcmp(whole_name + len - strlen(".raw"), ".raw"))
 		len -= strlen(".raw");
-	if (asprintf(&name, "%.*s.p%u.raw", (int)len, whole_name, number) < 0)
+	if (len > room)
+		len = room;
+	if (asprintf(&name, "%.*s%s", (int)len, whole_name, suffix) < 0)
 		return NULL;
 	return name;
 }
