@@ -11,6 +11,7 @@
 #   make sim         the simulated disk: power cuts, faults, schedules
 #   make hostile     images that somebody has prepared
 #   make fuzz T=600  libFuzzer's targets, each for T seconds
+#   make coverage    lines and branches of core/ that unit tests and the fuzz corpus reach
 #   make lint        static analysis: gcc -fanalyzer, clang-tidy, cppcheck
 #   make bench       fio, side by side with the peers
 #   make examples    small programs on the library, below build/examples
@@ -49,7 +50,7 @@ CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 blkid $(CORE_PKGS)
 
 # These goals compile nothing themselves, so they need no library yet.
-DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz fmt fmt-check
+DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz coverage fmt fmt-check
 ifneq ($(filter-out $(DRY_GOALS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell command -v $(firstword $(PKG_CONFIG))),)
 $(error $(PKG_CONFIG) not found: run `make deps`)
@@ -176,6 +177,7 @@ $(B)/examples/%: examples/%.c lib/qcow2fs.h $(B)/libqcow2fs.a $(B)/.flags
 include test/sim/sim.mk
 include test/hostile/hostile.mk
 include test/fuzz/fuzz.mk
+include test/coverage.mk
 
 # Tests that include a header of the server, or of the simulated disk, link with it.
 including  = $(patsubst %.c,$(B)/%,$(if $(UNIT_SRC),$(shell grep -l '^#include "$(1)' $(UNIT_SRC))))
