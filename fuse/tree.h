@@ -151,7 +151,8 @@ static inline bool node_shows(const struct node *node, uint64_t disk_off, uint64
 int node_begin_writing(struct node *node);
 void node_end_writing(struct node *node);
 
-/* The name of a partition's file: NAME.p1.raw beside NAME.raw, cut where it is too long. To be freed; NULL: no memory. */
+/* The name of a partition's file: NAME.p1.raw beside NAME.raw, cut where it is too long. To be
+ * freed; NULL: no memory. */
 char *tree_partition_name(const char *whole_name, unsigned number);
 
 /* The name of a snapshot's file: ID-NAME.raw, without what a file name cannot hold. */
