@@ -5,8 +5,11 @@
  */
 #include "fuse/message.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/fuse.h>
+#include <stdio.h>
 #include <string.h>
 
 /* What the kernel says about times and owners that SETATTR shall change. */
@@ -150,7 +153,7 @@ static int parse_copy_file_range(const struct message *message, struct request *
 }
 
 struct operation {
-	bool known;
+	const char *name;
 	bool answered; /* at once, with zero_bytes of zeros */
 	size_t zero_bytes;
 	enum request_op op;
@@ -158,11 +161,11 @@ struct operation {
 	int (*parse)(const struct message *message, struct request *request); /* NULL: all done */
 };
 
-#define OPERATION(name, head, function) \
-	[FUSE_##name] = {               \
-		.known = true, .op = REQUEST_##name, .head_bytes = (head), .parse = (function)}
-#define ANSWERED(name, bytes) \
-	[FUSE_##name] = {.known = true, .answered = true, .zero_bytes = (bytes)}
+#define OPERATION(word, head, function) \
+	[FUSE_##word] = {               \
+		.name = #word, .op = REQUEST_##word, .head_bytes = (head), .parse = (function)}
+#define ANSWERED(word, bytes) \
+	[FUSE_##word] = {.name = #word, .answered = true, .zero_bytes = (bytes)}
 
 static const struct operation operations[] = {
 	OPERATION(LOOKUP, 0, parse_lookup),
@@ -188,14 +191,71 @@ static const struct operation operations[] = {
 	ANSWERED(DESTROY, 0),
 };
 
+static_assert(sizeof(struct fuse_open_out) <= MESSAGE_ZERO_BYTES_MAX, "fits");
+
+/* NULL: none that is served. */
+static const struct operation *operation_of(uint32_t opcode)
+{
+	if (opcode >= sizeof(operations) / sizeof(operations[0]) || !operations[opcode].name)
+		return NULL;
+	return &operations[opcode];
+}
+
+int message_open(const void *bytes, size_t len_bytes, struct message *ret_message)
+{
+	const struct fuse_in_header *header = bytes;
+	const struct operation *operation;
+	size_t rest = len_bytes - sizeof(*header), head_bytes;
+
+	if (len_bytes < sizeof(*header))
+		return -EINVAL;
+	operation = operation_of(header->opcode);
+	head_bytes = operation ? operation->head_bytes : rest;
+	if (head_bytes > rest)
+		head_bytes = rest;
+	*ret_message = (struct message){
+		.unique = header->unique,
+		.opcode = header->opcode,
+		.node_id = header->nodeid,
+		.uid = header->uid,
+		.head = header + 1,
+		.head_bytes = head_bytes,
+		.payload = (const char *)(header + 1) + head_bytes,
+		.payload_bytes = rest - head_bytes,
+	};
+	return 0;
+}
+
+bool message_is_kept_out(const struct message *message, uid_t owner)
+{
+	switch (message->opcode) {
+	case FUSE_READ:
+	case FUSE_WRITE:
+	case FUSE_FSYNC:
+	case FUSE_RELEASE:
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS:
+	case FUSE_RELEASEDIR:
+		return false;
+	default:
+		return message->uid != 0 && message->uid != owner;
+	}
+}
+
+void message_print(const struct message *message, const char *origin)
+{
+	const struct operation *operation = operation_of(message->opcode);
+
+	fprintf(stderr, "unique: %" PRIu64 ", opcode: %s (%" PRIu32 "), nodeid: %" PRIu64 ", %s\n",
+		message->unique, operation ? operation->name : "?", message->opcode,
+		message->node_id, origin);
+}
+
 int message_parse(const struct message *message, struct request *request, size_t *ret_zero_bytes)
 {
-	const struct operation *operation;
+	const struct operation *operation = operation_of(message->opcode);
 
-	if (message->opcode >= sizeof(operations) / sizeof(operations[0]))
-		return -ENOSYS;
-	operation = &operations[message->opcode];
-	if (!operation->known)
+	if (!operation)
 		return -ENOSYS;
 	if (operation->answered) {
 		*ret_zero_bytes = operation->zero_bytes;

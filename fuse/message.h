@@ -10,13 +10,33 @@
 
 /* A message as the kernel laid it down. */
 struct message {
+	uint64_t unique;
 	uint32_t opcode;
 	uint64_t node_id;
+	uint32_t uid;     /* of who asks */
 	const void *head; /* the operation's structure */
 	size_t head_bytes;
 	const void *payload; /* a name, or a WRITE's data */
 	size_t payload_bytes;
 };
+
+/* The longest answer to what nobody needs to be asked. */
+#define MESSAGE_ZERO_BYTES_MAX 16u
+
+/*
+ * Finds the parts of a message from the device, where they lie behind one another. The message
+ * points into `bytes`. 0, or -EINVAL: not even a header.
+ */
+int message_open(const void *bytes, size_t len_bytes, struct message *ret_message);
+
+/*
+ * With allow_root the kernel lets everybody in, and the server keeps out all but root and
+ * `owner`. What an open file allows stays allowed, whoever holds it.
+ */
+bool message_is_kept_out(const struct message *message, uid_t owner);
+
+/* A line on standard error. */
+void message_print(const struct message *message, const char *origin);
 
 /*
  * Fills in what the kernel asked. A WRITE's request->payload points into the message.

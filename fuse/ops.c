@@ -24,6 +24,7 @@
 #define OPEN_TRUNC_NS 10000000000ull
 
 #define NB_POOLED_REQUESTS 256u
+#define NB_ASKERS 4u
 
 /* ---- the pool ---- */
 
@@ -456,29 +457,44 @@ static void handle_read(struct request *request)
 struct handler {
 	void (*fn)(struct request *request); /* where it was dispatched, or else: */
 	void (*run)(void *arg);              /* on the reactor, a coroutine_fn */
+	bool asks_host;                      /* fn may wait for the host's file system */
 	bool writes;                         /* to request->node */
 	bool any_node;                       /* directories too */
 };
 
 static const struct handler handlers[REQUEST_COUNT] = {
-	[REQUEST_LOOKUP] = {.fn = handle_lookup, .any_node = true},
-	[REQUEST_GETATTR] = {.fn = reply_attr, .any_node = true},
-	[REQUEST_SETATTR] = {.fn = handle_setattr, .any_node = true},
+	[REQUEST_LOOKUP] = {.fn = handle_lookup, .asks_host = true, .any_node = true},
+	[REQUEST_GETATTR] = {.fn = reply_attr, .asks_host = true, .any_node = true},
+	[REQUEST_SETATTR] = {.fn = handle_setattr, .asks_host = true, .any_node = true},
 	[REQUEST_OPEN] = {.fn = handle_open},
 	[REQUEST_READ] = {.fn = handle_read},
 	[REQUEST_WRITE] = {.run = ops_run_write, .writes = true},
 	[REQUEST_FLUSH] = {.fn = handle_flush},
 	[REQUEST_RELEASE] = {.fn = handle_release},
 	[REQUEST_FSYNC] = {.run = ops_run_flush},
-	[REQUEST_READDIR] = {.fn = handle_readdir, .any_node = true},
-	[REQUEST_READDIRPLUS] = {.fn = handle_readdir, .any_node = true},
-	[REQUEST_STATFS] = {.fn = handle_statfs, .any_node = true},
+	[REQUEST_READDIR] = {.fn = handle_readdir, .asks_host = true, .any_node = true},
+	[REQUEST_READDIRPLUS] = {.fn = handle_readdir, .asks_host = true, .any_node = true},
+	[REQUEST_STATFS] = {.fn = handle_statfs, .asks_host = true, .any_node = true},
 	[REQUEST_GETXATTR] = {.fn = handle_getxattr, .any_node = true},
 	[REQUEST_LISTXATTR] = {.fn = handle_listxattr, .any_node = true},
 	[REQUEST_FALLOCATE] = {.run = ops_run_fallocate, .writes = true},
 	[REQUEST_LSEEK] = {.run = ops_run_lseek},
 	[REQUEST_COPY_FILE_RANGE] = {.run = ops_run_copy},
 };
+
+static void ask_host(void *arg)
+{
+	struct request *request = arg;
+
+	handlers[request->op].fn(request);
+}
+
+/* The reactor waits for nobody: a helper does. */
+static void leave_to_asker(struct request *request)
+{
+	request->job = (struct worker_job){.fn = ask_host, .arg = request};
+	worker_submit(request->ops->askers, &request->job);
+}
 
 void ops_dispatch(struct request *request)
 {
@@ -497,6 +513,8 @@ void ops_dispatch(struct request *request)
 		request_reply_error(request, -EISDIR);
 	else if (handler->writes && !request->node->writable)
 		request_reply_error(request, -EROFS);
+	else if (handler->asks_host && reactor_is_current(ops->params.reactor))
+		leave_to_asker(request);
 	else if (handler->fn)
 		handler->fn(request);
 	else
@@ -548,6 +566,8 @@ int ops_create(const struct ops_params *params, struct ops **ret_ops)
 	ops->zeros = zeros;
 	res = fill_pool(ops);
 	if (res == 0)
+		res = worker_pool_create(NB_ASKERS, &ops->askers);
+	if (res == 0)
 		res = invalidator_start(&ops->invalidator);
 	if (res < 0)
 		goto fail;
@@ -587,6 +607,7 @@ void ops_destroy(struct ops *ops)
 	if (!ops)
 		return;
 	invalidator_stop(&ops->invalidator);
+	worker_pool_destroy(ops->askers);
 	free_pool(ops);
 	if (ops->zeros)
 		munmap((void *)ops->zeros, ZERO_AREA_BYTES);

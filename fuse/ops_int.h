@@ -43,6 +43,7 @@ struct ops {
 	_Atomic uint64_t last_request_ns;
 	const char *zeros; /* ZERO_AREA_BYTES, never written */
 	struct invalidator invalidator;
+	struct worker_pool *askers; /* ask the host's file system, which may take its time */
 	struct log_limit error_limit;
 	/* the reactor's: */
 	size_t read_bytes; /* held by reads under way */

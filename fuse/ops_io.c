@@ -4,6 +4,9 @@
  *
  * Reads are answered straight from the buffer that the image was read into; the
  * image's zeros come from one area of zeros that is never written.
+ *
+ * A request lets the others that are ready do their I/O before it is answered: answers then go
+ * out one after the other, and the first has woken the client's CPU for all of them.
  */
 #include "fuse/ops_int.h"
 #include "io/buf.h"
@@ -142,6 +145,7 @@ static void coroutine_fn read_and_reply(struct request *request, size_t len_byte
 
 	res = image_read(node_image(request->node), request->node->start_bytes + request->offset,
 			 request->buf, len_bytes, &pieces);
+	reactor_pass();
 	if (res < 0)
 		fail(request, "read error", request->offset, res);
 	else if (!build_reply(&reply, request->ops, &pieces))
@@ -234,6 +238,7 @@ void coroutine_fn ops_run_write(void *arg)
 		if (direct && (ops->params.sync || (request->flags & (O_DSYNC | O_SYNC))))
 			res = image_flush(node->disk->image);
 	}
+	reactor_pass();
 	if (res < 0)
 		report(request, "write error", request->offset, res);
 	else if (!direct && (uint64_t)fits < request->len_bytes)

@@ -13,6 +13,7 @@
 #define QCOW2FS_FUSE_REQUEST_H
 
 #include "io/reactor.h"
+#include "io/worker.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -66,14 +67,16 @@ struct transport {
 #define REQUEST_NAME_MAX 255
 
 struct request {
-	struct task task;     /* the reactor's while posted */
-	struct request *next; /* the pool's, or the invalidator's queue */
+	struct task task;      /* the reactor's while posted */
+	struct worker_job job; /* a helper's */
+	struct request *next;  /* the pool's, or the invalidator's queue */
 	struct ops *ops;
 	struct node *node;
 
 	/* the transport's */
 	struct transport *transport;
-	void *token;         /* what the transport answers to */
+	void *token;         /* what the transport answers to: */
+	uint64_t unique;     /* one of the two */
 	void *payload_owner; /* the buffer that `payload` lies in, given back with the request */
 	void *area;          /* of the transport, page-aligned: an answer built there from its */
 	size_t area_bytes;   /* beginning on is not copied again. NULL: none */

@@ -360,10 +360,11 @@ static enum exit_status create_server(struct session *session)
 		.discard_keeps_space = options->discard_keeps_space,
 	};
 	struct transport_dev_params params = {
-		.max_read_bytes = options->max_read_bytes,
+		.reactor = session->reactor,
 		.nb_threads = options->nb_threads ? options->nb_threads : TRANSPORT_DEV_THREADS,
 		.writeback_cache = options->cache == CACHE_WRITEBACK,
 		.debug = options->debug,
+		.allow_root = options->allow_root,
 	};
 	char *words = mount_words(session);
 	int res = words ? ops_create(&ops_params, &session->ops) : -ENOMEM;

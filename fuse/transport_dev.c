@@ -2,33 +2,38 @@
 /*
  * transport_dev: see transport_dev.h.
  *
+ * Who reads: the reactor, as long as messages are small, so that a request is answered
+ * by the thread that read it, without a hand-off. A large write would hold up everybody
+ * else while it is copied: at the first one the reactor leaves reading to the threads, and
+ * gets it back after QUICK_STREAK small messages in succession. One thread reads at a time; when it
+ * got a large write, another one reads while this one is busy.
+ *
  * Receive buffers: a message is read to an address 80 bytes (the headers of a WRITE)
  * below a page boundary. Small payloads are copied into a buffer of their size; a
- * large one keeps the receive buffer until it has been answered, and the thread takes
+ * large one keeps the receive buffer until it has been answered, and who read it takes
  * another from the pool. The pool is bounded: when all buffers are held by writes, the
- * threads wait, and the kernel queues.
- *
- * Who reads: the kernel wakes a reader for every request, even when another thread would
- * come back for it at once. So, as long as requests are handed over quickly, one
- * thread reads and the others are parked. A thread that got something that takes its
- * time (a large copy, a question to the host's file system) invites another to read
- * meanwhile, and reads again itself afterwards; one that got something quick parks
- * when somebody else reads. At least one always reads or is about to.
+ * threads wait, and the kernel queues. The reactor never waits for one: without a buffer
+ * it leaves reading to the threads, too.
  */
 #define FUSE_USE_VERSION 314
 
 #include "fuse/transport_dev.h"
 
 #include "fuse/log.h"
+#include "fuse/message.h"
 #include "fuse/ops.h"
 #include "fuse/transport_uring.h"
 #include "fuse/uring_abi.h"
 #include "io/buf.h"
+#include "io/reactor.h"
+#include "io/thread.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -41,17 +46,22 @@
 #define PAGE_BYTES 4096u
 #define MAX_WRITE_BYTES (1u << 20)
 #define WRITE_HEADER_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
-/* libfuse reads up to one page of headers besides the payload. */
+/* The kernel wants room for up to one page of headers besides the payload. */
 #define RECEIVE_BYTES (PAGE_BYTES + MAX_WRITE_BYTES + PAGE_BYTES)
 #define MESSAGE_BYTES_MAX (RECEIVE_BYTES - PAGE_BYTES + WRITE_HEADER_BYTES)
 /* Payloads up to this size are copied out of the receive buffer. */
 #define COPY_BYTES_MAX (32u << 10)
 /* One reply's data above this size is copied out by a worker, not by the reactor. */
 #define REPLY_INLINE_BYTES (64u << 10)
-/* Receive buffers besides one for each thread. */
+/* Receive buffers besides one for each reader. */
 #define NB_SPARE_BUFFERS 32u
+/* So many messages the reactor takes before it runs what they ask for. */
+#define TAKE_MAX 16u
+#define QUICK_STREAK 16u
 
 #define MAX_BACKGROUND 128u
+/* Linux 3.15. */
+#define PROTOCOL_MINOR_MIN 23u
 
 static_assert(WRITE_HEADER_BYTES == 80, "the payload of a WRITE follows 80 bytes of headers");
 
@@ -63,20 +73,26 @@ struct receive_buf {
 struct transport_dev {
 	struct transport transport;
 	struct transport_dev_params params;
-	struct fuse_session *session;
+	struct fuse_session *session; /* libfuse's, which mounts and unmounts */
+	int fd;
+	uid_t owner;
 	bool mounted;
-	/* of INIT, which is answered before any other request is sent */
-	_Atomic uint64_t init_unique;
-	uint64_t init_offered;
+
+	/* the reactor's */
+	struct reactor_source source;
+	struct receive_buf *source_buf; /* NULL: the threads read */
 
 	pthread_t threads[OPTIONS_THREADS_MAX];
 	unsigned nb_threads;
 	_Atomic unsigned nb_running;
 	int ended_fd;
+	struct task return_task; /* takes source_buf to the reactor */
 
 	pthread_mutex_t turn_mutex;
-	pthread_cond_t invited;
-	unsigned nb_reading, nb_parked, nb_invitations;
+	pthread_cond_t turn_changed;
+	bool by_threads; /* they read, not the reactor */
+	bool reading;    /* one of them does */
+	unsigned nb_quick;
 	bool ended;
 
 	pthread_mutex_t pool_mutex;
@@ -86,9 +102,6 @@ struct transport_dev {
 	char *area; /* of all buffers */
 	size_t area_bytes;
 };
-
-/* The buffer that this thread's message lies in; a handler that keeps it sets NULL. */
-static __thread struct receive_buf *current_buf;
 
 /* ---- receive buffers ---- */
 
@@ -148,456 +161,361 @@ static void pool_put(struct transport_dev *dev, struct receive_buf *buf)
 
 /* ---- answers ---- */
 
+static int answer(const struct transport_dev *dev, uint64_t unique, int error,
+		  const struct iovec *iov, int nb_iov)
+{
+	struct fuse_out_header out = {.len = sizeof(out), .error = error, .unique = unique};
+	struct iovec all[1 + REQUEST_IOV_MAX];
+
+	all[0] = (struct iovec){.iov_base = &out, .iov_len = sizeof(out)};
+	if (error)
+		nb_iov = 0;
+	for (int i = 0; i < nb_iov; i++) {
+		all[i + 1] = iov[i];
+		out.len += (uint32_t)iov[i].iov_len;
+	}
+	if (writev(dev->fd, all, nb_iov + 1) >= 0)
+		return 0;
+	/* ENOENT: nobody waits any more; ENODEV: unmounted. Else somebody waits for ever. */
+	if (errno != ENOENT && errno != ENODEV)
+		log_error("the kernel refused an answer: %s", strerror(errno));
+	return -errno;
+}
+
 static int dev_reply(struct request *request, int error, const struct iovec *iov, int nb_iov)
 {
 	struct transport_dev *dev = (struct transport_dev *)request->transport;
-	fuse_req_t req = request->token;
 
 	if (request->payload_owner)
 		pool_put(dev, request->payload_owner);
-	if (error || nb_iov == 0)
-		return fuse_reply_err(req, -error);
-	return fuse_reply_iov(req, iov, nb_iov);
+	return answer(dev, request->unique, error, iov, nb_iov);
 }
 
 static int dev_invalidate(struct transport *transport, uint64_t ino, uint64_t off,
 			  uint64_t len_bytes)
 {
-	struct transport_dev *dev = (struct transport_dev *)transport;
+	const struct transport_dev *dev = (struct transport_dev *)transport;
+	struct fuse_notify_inval_inode_out out = {
+		.ino = ino,
+		.off = (int64_t)off,
+		.len = (int64_t)len_bytes,
+	};
+	struct fuse_out_header header = {
+		.len = sizeof(header) + sizeof(out),
+		.error = FUSE_NOTIFY_INVAL_INODE,
+	};
+	struct iovec iov[] = {{&header, sizeof(header)}, {&out, sizeof(out)}};
 
-	return fuse_lowlevel_notify_inval_inode(dev->session, ino, (off_t)off, (off_t)len_bytes);
+	return writev(dev->fd, iov, 2) < 0 ? -errno : 0;
 }
 
-/* ---- from libfuse's calls to requests ---- */
-
-static struct request *begin(fuse_req_t req, enum request_op op, fuse_ino_t ino,
-			     const struct fuse_file_info *fi)
-{
-	struct transport_dev *dev = fuse_req_userdata(req);
-	struct request *request = request_get(dev->params.ops);
-
-	if (!request) {
-		fuse_reply_err(req, ENOMEM);
-		return NULL;
-	}
-	request->transport = &dev->transport;
-	request->token = req;
-	request->op = op;
-	request->ino = ino;
-	if (fi) {
-		request->fh = fi->fh;
-		request->flags = (uint32_t)fi->flags;
-	}
-	return request;
-}
-
-static void dev_init(void *userdata, struct fuse_conn_info *conn)
-{
-	const struct transport_dev *dev = userdata;
-
-	/*
-	 * With AUTO_INVAL_DATA each write's new mtime would empty the page cache. With
-	 * ATOMIC_O_TRUNC the kernel takes the size for 0 after an open with O_TRUNC, whatever
-	 * the answer says; without, it asks for a truncation and believes what it hears.
-	 */
-	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC);
-	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO |
-				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS);
-	if (dev->params.writeback_cache)
-		conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
-	conn->max_write = dev->params.ring ? transport_uring_payload_bytes(dev->params.ring)
-					   : MAX_WRITE_BYTES;
-	conn->max_read = dev->params.max_read_bytes;
-	conn->max_background = MAX_BACKGROUND;
-	conn->congestion_threshold = MAX_BACKGROUND;
-}
-
-static void dev_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-	struct request *request;
-
-	if (strlen(name) > REQUEST_NAME_MAX) {
-		fuse_reply_err(req, ENAMETOOLONG);
-		return;
-	}
-	request = begin(req, REQUEST_LOOKUP, parent, NULL);
-	if (!request)
-		return;
-	strcpy(request->name, name);
-	ops_dispatch(request);
-}
-
-/* Nodes live as long as the mount: there is nothing to count. */
-static void dev_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
-{
-	fuse_reply_none(req);
-}
-
-static void dev_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
-{
-	fuse_reply_none(req);
-}
-
-static void dev_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_GETATTR, ino, fi);
-
-	if (request)
-		ops_dispatch(request);
-}
-
-static void dev_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
-			struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_SETATTR, ino, fi);
-
-	if (!request)
-		return;
-	request->setattr_valid = (uint32_t)to_set;
-	request->setattr_by_handle = fi != NULL;
-	request->attr = *attr;
-	ops_dispatch(request);
-}
-
-static void dev_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_OPEN, ino, fi);
-
-	if (request)
-		ops_dispatch(request);
-}
-
-static void begin_range(fuse_req_t req, enum request_op op, fuse_ino_t ino, off_t offset,
-			size_t len_bytes, const struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, op, ino, fi);
-
-	if (!request)
-		return;
-	request->offset = (uint64_t)offset;
-	request->len_bytes = len_bytes;
-	ops_dispatch(request);
-}
-
-static void dev_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-		     struct fuse_file_info *fi)
-{
-	begin_range(req, REQUEST_READ, ino, off, size, fi);
-}
-
-static void dev_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-			struct fuse_file_info *fi)
-{
-	begin_range(req, REQUEST_READDIR, ino, off, size, fi);
-}
-
-static void dev_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-			    struct fuse_file_info *fi)
-{
-	begin_range(req, REQUEST_READDIRPLUS, ino, off, size, fi);
-}
-
-static void dev_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
-		      struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_WRITE, ino, fi);
-
-	if (!request)
-		return;
-	request->offset = (uint64_t)off;
-	request->len_bytes = size;
-	request->payload = data;
-	if (size > COPY_BYTES_MAX) {
-		request->payload_owner = current_buf;
-		current_buf = NULL;
-	} else if (size > 0) {
-		request->buf = buf_get(size);
-		request->buf_bytes = size;
-		if (request->buf) {
-			memcpy(request->buf, data, size);
-			request->payload = request->buf;
-		} else {
-			request->payload_owner = current_buf;
-			current_buf = NULL;
-		}
-	}
-	ops_dispatch(request);
-}
-
-static void dev_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_FLUSH, ino, fi);
-
-	if (request)
-		ops_dispatch(request);
-}
-
-static void dev_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_RELEASE, ino, fi);
-
-	if (request)
-		ops_dispatch(request);
-}
-
-static void dev_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_FSYNC, ino, fi);
-
-	if (request)
-		ops_dispatch(request);
-}
-
-static void dev_statfs(fuse_req_t req, fuse_ino_t ino)
-{
-	struct request *request = begin(req, REQUEST_STATFS, ino, NULL);
-
-	if (request)
-		ops_dispatch(request);
-}
-
-static void dev_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
-			  struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_FALLOCATE, ino, fi);
-
-	if (!request)
-		return;
-	request->offset = (uint64_t)offset;
-	request->len_bytes = (uint64_t)length;
-	request->flags = (uint32_t)mode;
-	ops_dispatch(request);
-}
-
-static void dev_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
-		      struct fuse_file_info *fi)
-{
-	struct request *request = begin(req, REQUEST_LSEEK, ino, fi);
-
-	if (!request)
-		return;
-	request->offset = (uint64_t)off;
-	request->flags = (uint32_t)whence;
-	ops_dispatch(request);
-}
-
-static void dev_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
-				struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
-				struct fuse_file_info *fi_out, size_t len, int flags)
-{
-	struct request *request = begin(req, REQUEST_COPY_FILE_RANGE, ino_in, fi_in);
-
-	if (!request)
-		return;
-	request->offset = (uint64_t)off_in;
-	request->len_bytes = len;
-	request->ino_out = ino_out;
-	request->offset_out = (uint64_t)off_out;
-	ops_dispatch(request);
-}
-
-static void dev_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
-{
-	struct request *request;
-
-	/* A name that does not fit is none of ours. */
-	if (strlen(name) > REQUEST_NAME_MAX) {
-		fuse_reply_err(req, ENODATA);
-		return;
-	}
-	request = begin(req, REQUEST_GETXATTR, ino, NULL);
-	if (!request)
-		return;
-	strcpy(request->name, name);
-	request->len_bytes = size;
-	ops_dispatch(request);
-}
-
-static void dev_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
-{
-	struct request *request = begin(req, REQUEST_LISTXATTR, ino, NULL);
-
-	if (!request)
-		return;
-	request->len_bytes = size;
-	ops_dispatch(request);
-}
-
-static const struct fuse_lowlevel_ops dev_ops = {
-	.init = dev_init,
-	.lookup = dev_lookup,
-	.forget = dev_forget,
-	.forget_multi = dev_forget_multi,
-	.getattr = dev_getattr,
-	.setattr = dev_setattr,
-	.open = dev_open,
-	.read = dev_read,
-	.write = dev_write,
-	.flush = dev_flush,
-	.release = dev_release,
-	.fsync = dev_fsync,
-	.readdir = dev_readdir,
-	.readdirplus = dev_readdirplus,
-	.statfs = dev_statfs,
-	.getxattr = dev_getxattr,
-	.listxattr = dev_listxattr,
-	.fallocate = dev_fallocate,
-	.lseek = dev_lseek,
-	.copy_file_range = dev_copy_file_range,
-};
-
-/* ---- the device ---- */
-
-/* libfuse may ask for more than fits; the kernel never sends more than was negotiated. */
-static ssize_t device_read(int fd, void *buf, size_t len_bytes, void *userdata)
-{
-	return read(fd, buf, len_bytes < MESSAGE_BYTES_MAX ? len_bytes : MESSAGE_BYTES_MAX);
-}
+/* ---- INIT ---- */
 
 /*
- * Adds to libfuse's answer to INIT what it cannot express. HANDLE_KILLPRIV_V2, without which
- * the kernel asks for the attribute security.capability before every buffered write: no
- * file here ever has set-id bits or capabilities to be dropped. And the ring.
+ * Without AUTO_INVAL_DATA, with which each write's new mtime would empty the page cache, and
+ * without ATOMIC_O_TRUNC, with which the kernel takes the size for 0 after an open with
+ * O_TRUNC, whatever the answer says; so it asks for a truncation and believes what it hears.
+ * With HANDLE_KILLPRIV, without which the kernel asks for the attribute security.capability
+ * before every buffered write: no file here ever has set-id bits or capabilities to drop.
  */
-static ssize_t answer_init(struct transport_dev *dev, int fd, struct iovec *iov, int nb_iov)
-{
-	const struct fuse_out_header *header = iov[0].iov_base;
-	struct fuse_init_out *out = iov[1].iov_base;
-	bool with_ring = dev->params.ring && (dev->init_offered & FUSE_OVER_IO_URING);
-	ssize_t res;
+#define INIT_FLAGS                                                                             \
+	(FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |           \
+	 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_MAX_PAGES | FUSE_HANDLE_KILLPRIV | \
+	 FUSE_HANDLE_KILLPRIV_V2)
 
-	if (header->error || nb_iov != 2 || iov[1].iov_len < sizeof(*out))
-		return writev(fd, iov, nb_iov);
-	out->flags |= dev->init_offered & FUSE_HANDLE_KILLPRIV_V2;
-	if (with_ring) {
-		out->flags |= FUSE_INIT_EXT;
-		out->flags2 |= FUSE_OVER_IO_URING >> 32;
-	}
-	res = writev(fd, iov, nb_iov);
-	if (with_ring && res >= 0)
-		transport_uring_start(dev->params.ring, fd, &dev->transport);
-	return res;
+static void fill_init(const struct transport_dev *dev, const struct fuse_init_in *in,
+		      struct fuse_init_out *ret)
+{
+	uint64_t offered = in->flags, wanted = INIT_FLAGS;
+
+	if (offered & FUSE_INIT_EXT)
+		offered |= (uint64_t)in->flags2 << 32;
+	if (dev->params.writeback_cache)
+		wanted |= FUSE_WRITEBACK_CACHE;
+	if (dev->params.ring)
+		wanted |= FUSE_OVER_IO_URING;
+	wanted &= offered;
+	if (wanted >> 32)
+		wanted |= FUSE_INIT_EXT;
+	*ret = (struct fuse_init_out){
+		.major = FUSE_KERNEL_VERSION,
+		.minor = in->minor < FUSE_KERNEL_MINOR_VERSION ? in->minor
+							       : FUSE_KERNEL_MINOR_VERSION,
+		.max_readahead = in->max_readahead,
+		.flags = (uint32_t)wanted,
+		.flags2 = (uint32_t)(wanted >> 32),
+		.max_background = MAX_BACKGROUND,
+		.congestion_threshold = MAX_BACKGROUND,
+		.max_write = dev->params.ring ? transport_uring_payload_bytes(dev->params.ring)
+					      : MAX_WRITE_BYTES,
+		.time_gran = 1,
+	};
+	ret->max_pages = (uint16_t)(ret->max_write / PAGE_BYTES);
 }
 
-static ssize_t device_writev(int fd, struct iovec *iov, int nb_iov, void *userdata)
+static void serve_init(struct transport_dev *dev, const struct message *message)
 {
-	struct transport_dev *dev = userdata;
-	const struct fuse_out_header *header = iov[0].iov_base;
-	ssize_t res;
+	struct fuse_init_in in = {0}; /* it has grown over time, and may be shorter than here */
+	struct fuse_init_out out = {.major = FUSE_KERNEL_VERSION};
+	struct iovec iov = {&out, sizeof(out)};
+	bool with_ring;
+	int res;
 
-	if (dev->init_unique && header->unique == dev->init_unique) {
-		dev->init_unique = 0;
-		return answer_init(dev, fd, iov, nb_iov);
-	}
-	res = writev(fd, iov, nb_iov);
-	/* ENOENT: nobody waits any more; ENODEV: unmounted. Else somebody waits for ever. */
-	if (res < 0 && errno != ENOENT && errno != ENODEV) {
-		int err = errno;
-
-		log_error("the kernel refused an answer: %s", strerror(err));
-		errno = err;
-	}
-	return res;
-}
-
-static void note_init(struct transport_dev *dev, const void *message)
-{
-	const struct fuse_in_header *header = message;
-	const struct fuse_init_in *in = (const void *)(header + 1);
-
-	if (header->opcode != FUSE_INIT)
+	memcpy(&in, message->head,
+	       message->head_bytes < sizeof(in) ? message->head_bytes : sizeof(in));
+	if (in.major < FUSE_KERNEL_VERSION ||
+	    (in.major == FUSE_KERNEL_VERSION && in.minor < PROTOCOL_MINOR_MIN)) {
+		log_error("this kernel speaks a FUSE protocol that is too old");
+		answer(dev, message->unique, -EPROTO, NULL, 0);
 		return;
-	dev->init_offered = in->flags;
-	if (in->flags & FUSE_INIT_EXT)
-		dev->init_offered |= (uint64_t)in->flags2 << 32;
-	dev->init_unique = header->unique;
+	}
+	/* A newer kernel asks again in the protocol that it is answered with. */
+	if (in.major == FUSE_KERNEL_VERSION)
+		fill_init(dev, &in, &out);
+	with_ring = ((uint64_t)out.flags2 << 32) & FUSE_OVER_IO_URING;
+	res = answer(dev, message->unique, 0, &iov, 1);
+	if (with_ring && res == 0)
+		transport_uring_start(dev->params.ring, dev->fd, &dev->transport);
 }
 
-/* ---- threads ---- */
+/* ---- requests ---- */
 
-/* Before reading; false at the end. */
-static bool take_turn(struct transport_dev *dev, bool may_park)
+/* Lets the request have its payload: a copy, or the receive buffer, which *buf then is no more. */
+static void keep_payload(struct request *request, struct receive_buf **buf)
 {
-	bool ended;
+	size_t len_bytes = request->len_bytes;
 
-	pthread_mutex_lock(&dev->turn_mutex);
-	if (may_park && dev->nb_reading > 0) {
-		dev->nb_parked++;
-		while (!dev->nb_invitations && !dev->ended)
-			pthread_cond_wait(&dev->invited, &dev->turn_mutex);
-		dev->nb_parked--;
-		if (dev->nb_invitations)
-			dev->nb_invitations--;
+	if (len_bytes == 0)
+		return;
+	if (len_bytes <= COPY_BYTES_MAX) {
+		request->buf = buf_get(len_bytes);
+		request->buf_bytes = len_bytes;
 	}
-	dev->nb_reading++;
-	ended = dev->ended;
-	pthread_mutex_unlock(&dev->turn_mutex);
-	return !ended;
+	if (request->buf) {
+		request->payload = memcpy(request->buf, request->payload, len_bytes);
+	} else {
+		request->payload_owner = *buf;
+		*buf = NULL;
+	}
 }
 
-/* After reading: somebody else must read while this thread is busy with what it got. */
-static void leave_turn(struct transport_dev *dev, bool invite)
+static void serve_request(struct transport_dev *dev, const struct message *message,
+			  struct receive_buf **buf)
 {
-	pthread_mutex_lock(&dev->turn_mutex);
-	dev->nb_reading--;
-	if (invite && dev->nb_parked > dev->nb_invitations) {
-		dev->nb_invitations++;
-		pthread_cond_signal(&dev->invited);
+	static const char zeros[MESSAGE_ZERO_BYTES_MAX];
+	struct request *request;
+	size_t zero_bytes = 0;
+	int res;
+
+	if (dev->params.allow_root && message_is_kept_out(message, dev->owner)) {
+		answer(dev, message->unique, -EACCES, NULL, 0);
+		return;
 	}
-	pthread_mutex_unlock(&dev->turn_mutex);
+	request = request_get(dev->params.ops);
+	if (!request) {
+		answer(dev, message->unique, -ENOMEM, NULL, 0);
+		return;
+	}
+	request->transport = &dev->transport;
+	request->unique = message->unique;
+	res = message_parse(message, request, &zero_bytes);
+	if (res == 0) {
+		if (request->op == REQUEST_WRITE)
+			keep_payload(request, buf);
+		ops_dispatch(request);
+		return;
+	}
+	request_drop(request);
+	answer(dev, message->unique, res < 0 ? res : 0, &(struct iovec){(void *)zeros, zero_bytes},
+	       1);
+}
+
+static const void *message_in(const struct receive_buf *buf)
+{
+	return buf->area + PAGE_BYTES - WRITE_HEADER_BYTES;
+}
+
+/* Serves what lies in *buf; *buf becomes NULL when the request keeps it. */
+static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes)
+{
+	struct message message;
+
+	if (message_open(message_in(*buf), len_bytes, &message) < 0)
+		return;
+	if (dev->params.debug)
+		message_print(&message, "device");
+	switch (message.opcode) {
+	case FUSE_INIT:
+		serve_init(dev, &message);
+		break;
+	case FUSE_FORGET: /* Nodes live as long as the mount: there is nothing to count. */
+	case FUSE_BATCH_FORGET:
+	case FUSE_INTERRUPT: /* Nothing can be interrupted. */
+		break;
+	default:
+		serve_request(dev, &message, buf);
+	}
+}
+
+static bool is_large(const struct receive_buf *buf)
+{
+	return ((const struct fuse_in_header *)message_in(buf))->len > COPY_BYTES_MAX;
+}
+
+/* ---- whose turn it is to read ---- */
+
+/* A message's length, or -errno: -EAGAIN when there is none, or it has been taken back. */
+static ssize_t read_message(const struct transport_dev *dev, const struct receive_buf *buf)
+{
+	ssize_t res = read(dev->fd, (void *)message_in(buf), MESSAGE_BYTES_MAX);
+
+	if (res >= 0)
+		return res;
+	return errno == ENOENT || errno == EINTR ? -EAGAIN : -errno;
 }
 
 static void end_turns(struct transport_dev *dev)
 {
 	pthread_mutex_lock(&dev->turn_mutex);
 	dev->ended = true;
-	pthread_cond_broadcast(&dev->invited);
+	pthread_cond_broadcast(&dev->turn_changed);
 	pthread_mutex_unlock(&dev->turn_mutex);
 }
 
-/* Handed to the reactor without a large copy or a system call that may block. */
-static bool is_quick(const void *message)
+static void leave_to_threads(struct transport_dev *dev)
 {
-	const struct fuse_in_header *header = message;
-
-	return header->opcode == FUSE_READ ||
-	       (header->opcode == FUSE_WRITE && header->len <= COPY_BYTES_MAX);
+	reactor_set_source(dev->params.reactor, NULL);
+	if (dev->source_buf)
+		pool_put(dev, dev->source_buf);
+	dev->source_buf = NULL;
+	pthread_mutex_lock(&dev->turn_mutex);
+	dev->by_threads = true;
+	dev->nb_quick = 0;
+	pthread_cond_signal(&dev->turn_changed);
+	pthread_mutex_unlock(&dev->turn_mutex);
 }
 
-static void receive_one(struct transport_dev *dev, bool *quick, int *ret_result)
+/* The source's take(). */
+static unsigned take(struct reactor_source *source)
 {
-	struct fuse_buf message = {0};
+	struct transport_dev *dev =
+		(struct transport_dev *)((char *)source - offsetof(struct transport_dev, source));
+	unsigned nb_taken;
 
-	if (!current_buf)
-		current_buf = pool_get(dev);
-	message.mem = current_buf->area + PAGE_BYTES - WRITE_HEADER_BYTES;
-	*ret_result = fuse_session_receive_buf(dev->session, &message);
-	*quick = *ret_result <= 0 || is_quick(message.mem);
-	leave_turn(dev, !*quick);
-	if (*ret_result <= 0)
-		return;
-	note_init(dev, message.mem);
-	/* Nothing can be interrupted, and the ring's requests are unknown to libfuse. */
-	if (((const struct fuse_in_header *)message.mem)->opcode != FUSE_INTERRUPT)
-		fuse_session_process_buf(dev->session, &message);
+	for (nb_taken = 0; nb_taken < TAKE_MAX; nb_taken++) {
+		ssize_t res = read_message(dev, dev->source_buf);
+		bool large;
+
+		if (res == -EAGAIN)
+			break;
+		if (res < 0) {
+			reactor_set_source(dev->params.reactor, NULL);
+			end_turns(dev);
+			break;
+		}
+		large = is_large(dev->source_buf);
+		serve(dev, &dev->source_buf, (size_t)res);
+		if (large || !dev->source_buf) {
+			leave_to_threads(dev);
+			return nb_taken + 1;
+		}
+	}
+	return nb_taken;
+}
+
+static void coroutine_fn run_source(void *arg)
+{
+	struct transport_dev *dev = arg;
+
+	reactor_set_source(dev->params.reactor, &dev->source);
+}
+
+static void coroutine_fn stop_source(void *arg)
+{
+	const struct transport_dev *dev = arg;
+
+	reactor_set_source(dev->params.reactor, NULL);
+}
+
+/* Gives the turn and a buffer back to the reactor. */
+static void return_turn(struct transport_dev *dev, struct receive_buf **buf)
+{
+	dev->source_buf = *buf ? *buf : pool_get(dev);
+	*buf = NULL;
+	dev->return_task = (struct task){.fn = run_source, .arg = dev};
+	reactor_post(dev->params.reactor, &dev->return_task);
+}
+
+/* Before a thread reads; false at the end. */
+static bool take_turn(struct transport_dev *dev)
+{
+	bool ended;
+
+	pthread_mutex_lock(&dev->turn_mutex);
+	while (!dev->ended && (!dev->by_threads || dev->reading))
+		pthread_cond_wait(&dev->turn_changed, &dev->turn_mutex);
+	dev->reading = true;
+	ended = dev->ended;
+	pthread_mutex_unlock(&dev->turn_mutex);
+	return !ended;
+}
+
+/*
+ * After a thread has read: somebody else must read while it is busy with a large message.
+ * Returns whether the reactor shall go on.
+ */
+static bool leave_turn(struct transport_dev *dev, bool large)
+{
+	bool by_reactor;
+
+	pthread_mutex_lock(&dev->turn_mutex);
+	dev->reading = false;
+	dev->nb_quick = large ? 0 : dev->nb_quick + 1;
+	by_reactor = dev->nb_quick >= QUICK_STREAK;
+	if (by_reactor)
+		dev->by_threads = false;
+	else if (large)
+		pthread_cond_signal(&dev->turn_changed);
+	pthread_mutex_unlock(&dev->turn_mutex);
+	return by_reactor;
+}
+
+/* ---- threads ---- */
+
+/* Waits for a message. */
+static ssize_t receive_message(const struct transport_dev *dev, const struct receive_buf *buf)
+{
+	struct pollfd pollfd = {.fd = dev->fd, .events = POLLIN};
+	ssize_t res;
+
+	while ((res = read_message(dev, buf)) == -EAGAIN)
+		poll(&pollfd, 1, -1);
+	return res;
 }
 
 static void *receive(void *arg)
 {
 	struct transport_dev *dev = arg;
+	struct receive_buf *buf = NULL;
 	uint64_t one = 1;
-	bool quick = true;
-	int res = 1;
 
-	current_buf = NULL;
-	while (!fuse_session_exited(dev->session) && take_turn(dev, quick)) {
-		receive_one(dev, &quick, &res);
-		if (res <= 0 && res != -EINTR && res != -EAGAIN)
+	while (take_turn(dev)) {
+		bool by_reactor;
+		ssize_t res;
+
+		if (!buf)
+			buf = pool_get(dev);
+		res = receive_message(dev, buf);
+		if (res < 0)
 			break;
+		by_reactor = leave_turn(dev, is_large(buf));
+		serve(dev, &buf, (size_t)res);
+		if (by_reactor)
+			return_turn(dev, &buf);
 	}
 	end_turns(dev);
-	if (current_buf)
-		pool_put(dev, current_buf);
+	if (buf)
+		pool_put(dev, buf);
 	if (atomic_fetch_sub(&dev->nb_running, 1) == 1 &&
 	    write(dev->ended_fd, &one, sizeof(one)) < 0)
 		log_error("cannot tell the end: %s", strerror(errno));
@@ -609,16 +527,17 @@ int transport_dev_start(struct transport_dev *dev, int ended_fd)
 	dev->ended_fd = ended_fd;
 	dev->nb_running = dev->params.nb_threads;
 	for (; dev->nb_threads < dev->params.nb_threads; dev->nb_threads++) {
-		pthread_t *thread = &dev->threads[dev->nb_threads];
-		int res = pthread_create(thread, NULL, receive, dev);
+		int res = thread_start(&dev->threads[dev->nb_threads], "qf-receive", receive, dev);
 
-		if (res) {
-			/* Fewer will do, none will not. */
-			dev->nb_running -= dev->params.nb_threads - dev->nb_threads;
-			return dev->nb_threads ? 0 : -res;
-		}
-		pthread_setname_np(*thread, "qf-receive");
+		if (res == 0)
+			continue;
+		/* Fewer will do, none will not. */
+		dev->nb_running -= dev->params.nb_threads - dev->nb_threads;
+		if (!dev->nb_threads)
+			return res;
+		break;
 	}
+	reactor_run(dev->params.reactor, run_source, dev);
 	return 0;
 }
 
@@ -645,16 +564,16 @@ static void log_libfuse(enum fuse_log_level level, const char *fmt, va_list ap)
 
 static int session_new(struct transport_dev *dev)
 {
+	static const struct fuse_lowlevel_ops no_ops = {.init = NULL};
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	int res = -EINVAL;
 
 	fuse_set_log_func(log_libfuse);
 	if (fuse_opt_add_arg(&args, "qcow2fs") < 0 || fuse_opt_add_arg(&args, "-o") < 0 ||
-	    fuse_opt_add_arg(&args, dev->params.mount_words) < 0 ||
-	    (dev->params.debug && fuse_opt_add_arg(&args, "-d") < 0))
+	    fuse_opt_add_arg(&args, dev->params.mount_words) < 0)
 		res = -ENOMEM;
 	else
-		dev->session = fuse_session_new(&args, &dev_ops, sizeof(dev_ops), dev);
+		dev->session = fuse_session_new(&args, &no_ops, sizeof(no_ops), dev);
 	fuse_opt_free_args(&args);
 	return dev->session ? 0 : res;
 }
@@ -674,9 +593,11 @@ int transport_dev_create(const struct transport_dev_params *params,
 		.invalidate = dev_invalidate,
 	};
 	dev->params = *params;
+	dev->owner = getuid();
+	dev->source = (struct reactor_source){.take = take};
 	pthread_mutex_init(&dev->turn_mutex, NULL);
-	pthread_cond_init(&dev->invited, NULL);
-	res = pool_init(dev, params->nb_threads + NB_SPARE_BUFFERS);
+	pthread_cond_init(&dev->turn_changed, NULL);
+	res = pool_init(dev, params->nb_threads + 1 + NB_SPARE_BUFFERS);
 	if (res == 0)
 		res = session_new(dev);
 	if (res < 0) {
@@ -689,24 +610,32 @@ int transport_dev_create(const struct transport_dev_params *params,
 
 int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 {
-	static const struct fuse_custom_io device = {.read = device_read, .writev = device_writev};
+	int flags;
 
 	if (fuse_session_mount(dev->session, mountpoint) < 0)
 		return -EIO;
 	dev->mounted = true;
-	return fuse_session_custom_io(dev->session, &device, fuse_session_fd(dev->session));
+	dev->fd = dev->source.fd = fuse_session_fd(dev->session);
+	flags = fcntl(dev->fd, F_GETFL);
+	if (flags < 0 || fcntl(dev->fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+		log_error("the FUSE device: %s", strerror(errno));
+		return -EIO;
+	}
+	dev->source_buf = pool_get(dev);
+	return 0;
 }
 
 void transport_dev_destroy(struct transport_dev *dev)
 {
 	if (!dev)
 		return;
+	reactor_run(dev->params.reactor, stop_source, dev);
 	if (dev->mounted)
 		fuse_session_unmount(dev->session);
 	if (dev->session)
 		fuse_session_destroy(dev->session);
 	pool_finish(dev);
-	pthread_cond_destroy(&dev->invited);
+	pthread_cond_destroy(&dev->turn_changed);
 	pthread_mutex_destroy(&dev->turn_mutex);
 	free(dev);
 }

@@ -218,42 +218,16 @@ static int uring_invalidate(struct transport *transport, uint64_t ino, uint64_t 
 
 /* ---- requests ---- */
 
-static void print_message(const struct entry *entry, const struct message *message)
-{
-	fprintf(stderr,
-		"unique: %" PRIu64 ", opcode: %" PRIu32 ", nodeid: %" PRIu64 ", queue: %u\n",
-		entry->args.commit_id, message->opcode, message->node_id, entry->args.qid);
-}
-
-/*
- * With allow_root the kernel lets everybody in, and the server keeps out all but root and its
- * own user: for the device libfuse does, in the same way. What an open file allows stays
- * allowed, whoever holds it.
- */
-static bool is_kept_out(const struct transport_uring *ring, const struct fuse_in_header *in)
-{
-	switch (in->opcode) {
-	case FUSE_READ:
-	case FUSE_WRITE:
-	case FUSE_FSYNC:
-	case FUSE_RELEASE:
-	case FUSE_READDIR:
-	case FUSE_READDIRPLUS:
-	case FUSE_RELEASEDIR:
-		return false;
-	default:
-		return ring->params.allow_root && in->uid != 0 && in->uid != ring->owner;
-	}
-}
-
 static void serve(struct entry *entry)
 {
 	struct transport_uring *ring = entry->ring;
 	const struct fuse_in_header *in = (const void *)entry->header.in_out;
 	uint32_t payload_bytes = entry->header.ring_ent_in_out.payload_sz;
 	const struct message message = {
+		.unique = in->unique,
 		.opcode = in->opcode,
 		.node_id = in->nodeid,
+		.uid = in->uid,
 		.head = entry->header.op_in,
 		.head_bytes = sizeof(entry->header.op_in),
 		.payload = entry->payload,
@@ -266,12 +240,12 @@ static void serve(struct entry *entry)
 
 	entry->args.commit_id = entry->header.ring_ent_in_out.commit_id;
 	if (ring->params.debug)
-		print_message(entry, &message);
+		message_print(&message, "ring");
 	if (!request) {
 		commit(entry, -ENOMEM, 0);
 		return;
 	}
-	if (is_kept_out(ring, in)) {
+	if (ring->params.allow_root && message_is_kept_out(&message, ring->owner)) {
 		request_drop(request);
 		commit(entry, -EACCES, 0);
 		return;

@@ -63,6 +63,12 @@ struct io_req {
 	void *priv;                       /* the engine's */
 };
 
+/* A descriptor that somebody waits for. Embedded in its owner, and the engine's until ready(). */
+struct engine_watch {
+	int fd;
+	void (*ready)(struct engine_watch *watch); /* on the reactor's thread, in the scheduler */
+};
+
 struct engine_ops {
 	const char *name; /* "io_uring", "threads", "sync", "sim" */
 	/* Called once by the reactor before anything else. 0 or -errno. */
@@ -78,6 +84,11 @@ struct engine_ops {
 	void (*wait)(struct engine *engine, uint64_t timeout_ns);
 	/* Makes a wait() under way, or the next one, return at once. [any thread] */
 	void (*wake)(struct engine *engine);
+	/*
+	 * Calls watch->ready() once, in a wait(), when the descriptor is readable or broken. One at
+	 * a time. NULL: this engine cannot.
+	 */
+	void (*watch)(struct engine *engine, struct engine_watch *watch);
 	/* Monotonic time in nanoseconds. */
 	uint64_t (*now_ns)(struct engine *engine);
 	void (*destroy)(struct engine *engine);

@@ -75,9 +75,21 @@ unsigned io_mail_deliver(struct io_mail *mail, bool will_sleep)
 	return nb_delivered;
 }
 
+void io_mail_watched(struct io_mail *mail)
+{
+	struct engine_watch *watch = mail->watch;
+
+	mail->watch = NULL;
+	watch->ready(watch);
+}
+
 void io_mail_wait(struct io_mail *mail, uint64_t timeout_ns)
 {
-	struct pollfd pollfd = {.fd = mail->fd, .events = POLLIN};
+	/* poll(2) passes over a negative descriptor. */
+	struct pollfd fds[] = {
+		{.fd = mail->fd, .events = POLLIN},
+		{.fd = mail->watch ? mail->watch->fd : -1, .events = POLLIN},
+	};
 	struct timespec timeout = {
 		.tv_sec = (time_t)(timeout_ns / 1000000000u),
 		.tv_nsec = (long)(timeout_ns % 1000000000u),
@@ -85,7 +97,11 @@ void io_mail_wait(struct io_mail *mail, uint64_t timeout_ns)
 
 	if (io_mail_deliver(mail, timeout_ns) || !timeout_ns)
 		return;
-	if (ppoll(&pollfd, 1, timeout_ns == UINT64_MAX ? NULL : &timeout, NULL) > 0)
-		io_mail_clear(mail);
+	if (ppoll(fds, 2, timeout_ns == UINT64_MAX ? NULL : &timeout, NULL) > 0) {
+		if (fds[0].revents)
+			io_mail_clear(mail);
+		if (fds[1].revents)
+			io_mail_watched(mail);
+	}
 	io_mail_deliver(mail, false);
 }

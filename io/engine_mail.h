@@ -7,6 +7,8 @@
  * posts sees `sleeping` under the lock under which the reactor set it after it
  * had found the list empty. Requests travel on io_req.next, so posting cannot
  * fail.
+ *
+ * It also keeps what the reactor watches besides (engine_ops.watch).
  */
 #ifndef QCOW2FS_IO_ENGINE_MAIL_H
 #define QCOW2FS_IO_ENGINE_MAIL_H
@@ -21,6 +23,7 @@ struct io_mail {
 	struct io_req *head, *tail;
 	bool sleeping;
 	int fd;
+	struct engine_watch *watch; /* the reactor's thread's; NULL: nothing */
 };
 
 /* 0 or -errno. */
@@ -39,7 +42,11 @@ void io_mail_ring(struct io_mail *mail);
 /* Makes the eventfd silent again. */
 void io_mail_clear(struct io_mail *mail);
 
-/* Delivers what is there, else sleeps until a post, a ring or the timeout, and delivers. */
+/* What is watched is readable: tells its owner, and forgets it. */
+void io_mail_watched(struct io_mail *mail);
+
+/* Delivers what is there, else sleeps until a post, a ring, what is watched or the timeout, and
+ * delivers. */
 void io_mail_wait(struct io_mail *mail, uint64_t timeout_ns);
 
 #endif

@@ -172,6 +172,11 @@ static void threads_wake(struct engine *engine)
 	io_mail_ring(&((struct engine_threads *)engine)->mail);
 }
 
+static void threads_watch(struct engine *engine, struct engine_watch *watch)
+{
+	((struct engine_threads *)engine)->mail.watch = watch;
+}
+
 static uint64_t threads_now_ns(struct engine *engine)
 {
 	return io_now_ns();
@@ -203,6 +208,7 @@ static const struct engine_ops threads_ops = {
 	.submit = threads_submit,
 	.wait = threads_wait,
 	.wake = threads_wake,
+	.watch = threads_watch,
 	.now_ns = threads_now_ns,
 	.destroy = threads_destroy,
 };

@@ -11,7 +11,8 @@
  *  U2 The ring belongs to the thread that made it (IORING_SETUP_SINGLE_ISSUER binds
  *     it to that task). When another thread takes the reactor over, or the process
  *     was forked, the ring is idle and is made anew, and the files registered again.
- *  U3 While the engine sleeps, a poll on the eventfd of `mail` is armed.
+ *  U3 While the engine sleeps, a poll on the eventfd of `mail` is armed, and one on what is
+ *     watched.
  *
  * Commands of files (engine_uring.h) have a FIFO and a share of the completion queue of
  * their own, and are told from requests by the lowest bit of what comes back.
@@ -41,10 +42,12 @@
 #define NB_SQ_ENTRIES 256
 #define NB_CQ_ENTRIES 2048
 #define NB_FILES 256   /* registered; further files are used by their descriptors */
-#define NB_CQ_SPARE 32 /* completions of the eventfd's poll */
+#define NB_CQ_SPARE 32 /* completions of polls */
 
 #define SQE128_BYTES 128
-#define CMD_MARK 1u /* in the user data of a completion: it is a command's */
+/* In the user data of a completion: it is a command's, or the watch's. */
+#define CMD_MARK 1u
+#define WATCH_MARK 2u
 
 /* Not in every liburing this builds with; it is passed through to the kernel. */
 #ifndef IORING_SETUP_TASKRUN_FLAG
@@ -69,6 +72,7 @@ struct engine_uring {
 	bool files_registered;
 	bool poll_armed; /* U3 */
 	bool poll_once;  /* the kernel has no multishot poll */
+	bool watch_armed;
 
 	unsigned nb_inflight, max_inflight; /* U1 */
 	struct request_list queue;          /* submitted by the reactor, not yet in the ring */
@@ -141,7 +145,7 @@ static void close_ring(struct engine_uring *uring)
 		return;
 	assert(!uring->nb_inflight);
 	io_uring_queue_exit(&uring->ring);
-	uring->have_ring = uring->poll_armed = false;
+	uring->have_ring = uring->poll_armed = uring->watch_armed = false;
 }
 
 /*
@@ -429,10 +433,26 @@ static void arm_poll(struct engine_uring *uring)
 	uring->poll_armed = true;
 }
 
+/* One shot: while the descriptor is looked at anyway, its wake-ups cost nothing. */
+static void arm_watch(struct engine_uring *uring)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!uring->mail.watch || uring->watch_armed)
+		return;
+	sqe = io_uring_get_sqe(&uring->ring);
+	if (!sqe)
+		return;
+	io_uring_prep_poll_add(sqe, uring->mail.watch->fd, POLLIN);
+	sqe->user_data = WATCH_MARK;
+	uring->watch_armed = true;
+}
+
 /* Moves requests into the submission queue, as many as it and U1 have room for. */
 static void fill_ring(struct engine_uring *uring)
 {
 	arm_poll(uring);
+	arm_watch(uring);
 	fill_ring_with_cmds(uring);
 	while (uring->queue.head && uring->nb_inflight < uring->max_inflight) {
 		struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
@@ -464,7 +484,10 @@ static void tell_valgrind(const struct io_req *req)
 
 static void complete(struct engine_uring *uring, uint64_t data, int result)
 {
-	if (data & CMD_MARK) {
+	if (data == WATCH_MARK) {
+		uring->watch_armed = false;
+		io_mail_watched(&uring->mail);
+	} else if (data & CMD_MARK) {
 		struct uring_cmd *cmd = (struct uring_cmd *)(uintptr_t)(data ^ CMD_MARK);
 
 		cmd->done(cmd, result);
@@ -568,6 +591,11 @@ static void uring_wake(struct engine *engine)
 	io_mail_ring(&((struct engine_uring *)engine)->mail);
 }
 
+static void uring_watch(struct engine *engine, struct engine_watch *watch)
+{
+	((struct engine_uring *)engine)->mail.watch = watch;
+}
+
 static uint64_t uring_now_ns(struct engine *engine)
 {
 	return io_now_ns();
@@ -590,6 +618,7 @@ static const struct engine_ops uring_ops = {
 	.submit = uring_submit,
 	.wait = uring_wait,
 	.wake = uring_wake,
+	.watch = uring_watch,
 	.now_ns = uring_now_ns,
 	.destroy = uring_destroy,
 };

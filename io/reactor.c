@@ -11,9 +11,9 @@
  *       `sleeping`. All are sequentially consistent: at least one sees the other.
  *   R4  One thread at a time runs the loop: `running`, under `lock`.
  *   R5  Nothing spins: without work the loop waits in the engine until a
- *       completion, the next timer or a post.
+ *       completion, the next timer, a post, or something to take from the source.
  *
- * One round: clock, inbox, timers, ready coroutines, engine. Coroutines that
+ * One round: clock, inbox, timers, source, ready coroutines, engine. Coroutines that
  * become ready while others run belong to the same round, so one system call
  * submits what all of them asked for; ROUND_MAX bounds that, so that coroutines
  * which wake each other cannot keep I/O and timers from being looked at.
@@ -53,6 +53,10 @@ struct reactor {
 	struct timer *timers;                     /* sorted by due_ns, first the next one */
 	struct timer *timers_tail;
 	uint64_t now_ns;
+	struct reactor_source *source;
+	bool source_empty; /* when it was last asked; `watch` tells of more */
+	bool watching;
+	struct engine_watch watch;
 	reactor_chooser *choose;
 	void *choose_ctx;
 
@@ -100,6 +104,16 @@ void reactor_wake(struct co *co)
 		reactor->ready_head = co;
 	reactor->ready_tail = co;
 	reactor->nb_ready++;
+}
+
+void coroutine_fn reactor_pass(void)
+{
+	struct co *co = co_self();
+
+	if (co_reactor(co)->nb_ready == 0)
+		return;
+	reactor_wake(co);
+	co_yield ();
 }
 
 /* Takes the first ready coroutine, or the one that the chooser picks. */
@@ -271,6 +285,42 @@ static void fire_timers(struct reactor *reactor)
 	}
 }
 
+/* ---- the source ---- */
+
+void reactor_set_source(struct reactor *reactor, struct reactor_source *source)
+{
+	reactor->source = source;
+	reactor->source_empty = false;
+}
+
+static void source_ready(struct engine_watch *watch)
+{
+	struct reactor *reactor =
+		(struct reactor *)((char *)watch - offsetof(struct reactor, watch));
+
+	reactor->watching = false;
+	reactor->source_empty = false;
+}
+
+static void take_from_source(struct reactor *reactor)
+{
+	if (reactor->source && !reactor->source_empty)
+		reactor->source_empty = reactor->source->take(reactor->source) == 0;
+}
+
+/* Before the engine waits. False when there is something to take. */
+static bool watch_source(struct reactor *reactor)
+{
+	if (!reactor->source || reactor->watching)
+		return true;
+	if (!reactor->source_empty)
+		return false;
+	reactor->watching = true;
+	reactor->watch.fd = reactor->source->fd;
+	reactor->engine->ops->watch(reactor->engine, &reactor->watch);
+	return true;
+}
+
 /* ---- the loop ---- */
 
 static uint64_t read_clock(const struct reactor *reactor)
@@ -307,8 +357,10 @@ static void wait_for_engine(struct reactor *reactor, loop_end *ended, void *arg)
 {
 	struct engine *engine = reactor->engine;
 	uint64_t timeout_ns = reactor->nb_ready > 0 ? 0 : idle_ns(reactor);
-	if (timeout_ns == 0) {
+	if (timeout_ns == 0 || !watch_source(reactor)) {
 		engine->ops->wait(engine, 0);
+		/* It found no time to look: the next round does. */
+		reactor->source_empty = false;
 		return;
 	}
 	/*
@@ -329,6 +381,7 @@ static void run_loop(struct reactor *reactor, loop_end *ended, void *arg)
 		reactor->now_ns = read_clock(reactor);
 		take_inbox(reactor);
 		fire_timers(reactor);
+		take_from_source(reactor);
 		run_ready(reactor);
 		if (ended(reactor, arg))
 			break;
@@ -468,6 +521,7 @@ int reactor_create(const struct reactor_params *params, struct reactor **ret_rea
 		return -ENOMEM;
 	}
 	reactor->engine = engine;
+	reactor->watch.ready = source_ready;
 	pthread_mutex_init(&reactor->lock, NULL);
 	pthread_cond_init(&reactor->changed, NULL);
 

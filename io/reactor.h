@@ -70,6 +70,8 @@ void reactor_spawn(struct reactor *reactor, struct task *task);
 
 /* Makes a parked coroutine ready. Waking one that is ready already does nothing. */
 void reactor_wake(struct co *co);
+/* Lets all others that are ready run first. Only from within a coroutine. */
+void coroutine_fn reactor_pass(void);
 /* The same from another thread: through the inbox. `wake` is the caller's, must
  * stay until the coroutine runs. [any thread] */
 struct wakeup {
@@ -89,6 +91,19 @@ struct timer {
 };
 void timer_arm(struct reactor *reactor, struct timer *timer, uint64_t due_ns);
 void timer_disarm(struct reactor *reactor, struct timer *timer);
+
+/*
+ * Where work comes from besides the inbox: a descriptor that the loop looks at itself, so that no
+ * other thread stands between the kernel and a coroutine. Embedded in its owner.
+ */
+struct reactor_source {
+	int fd;
+	/* Takes what is there, or some of it, without waiting; runs in the scheduler. Returns 0
+	 * when there was nothing: the loop asks again when fd is readable. */
+	unsigned (*take)(struct reactor_source *source);
+};
+/* One at a time; NULL: none any more. The engine must be able to watch. take() may call it. */
+void reactor_set_source(struct reactor *reactor, struct reactor_source *source);
 
 struct engine *reactor_engine(const struct reactor *reactor);
 struct worker_pool *reactor_workers(const struct reactor *reactor); /* NULL: inline */

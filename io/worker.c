@@ -57,8 +57,10 @@ void worker_pool_destroy(struct worker_pool *pool)
 
 static void run_job(struct worker_job *job)
 {
+	void (*done)(struct worker_job * job) = job->done;
 	job->fn(job->arg);
-	job->done(job); /* the job is its owner's again */
+	if (done)
+		done(job); /* the job is its owner's again */
 }
 
 /* Waits for the next job; NULL when there is none and there will be none. */

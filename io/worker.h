@@ -15,7 +15,8 @@ int worker_pool_create(unsigned nb_threads, struct worker_pool **ret_pool);
 /* Waits for running jobs, ends the threads. NULL is allowed. */
 void worker_pool_destroy(struct worker_pool *pool);
 
-/* A job: embedded in its owner. done() runs on the worker thread, after fn(). */
+/* A job: embedded in its owner. done() runs on the worker thread, after fn(); NULL: fn() disposes
+ * of the job. */
 struct worker_job {
 	struct worker_job *next;
 	void (*fn)(void *arg);

@@ -76,6 +76,13 @@ static inline void spy_wake(struct engine *engine)
 	inner->ops->wake(inner);
 }
 
+static inline void spy_watch(struct engine *engine, struct engine_watch *watch)
+{
+	struct engine *inner = ((struct spy_engine *)engine)->inner;
+
+	inner->ops->watch(inner, watch);
+}
+
 static inline uint64_t spy_now_ns(struct engine *engine)
 {
 	struct engine *inner = ((struct spy_engine *)engine)->inner;
@@ -99,6 +106,7 @@ static const struct engine_ops spy_ops = {
 	.submit = spy_submit,
 	.wait = spy_wait,
 	.wake = spy_wake,
+	.watch = spy_watch,
 	.now_ns = spy_now_ns,
 	.destroy = spy_destroy,
 };

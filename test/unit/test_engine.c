@@ -584,6 +584,75 @@ static void test_many_files(void **state)
 	unlink(path);
 }
 
+/* ---- a source ---- */
+
+#define NB_MESSAGES 2000
+
+struct pipe_source {
+	struct reactor_source source;
+	unsigned nb_taken, nb_asked;
+};
+
+static unsigned take_one(struct reactor_source *source)
+{
+	struct pipe_source *from = (struct pipe_source *)source;
+	char byte;
+
+	from->nb_asked++;
+	if (read(source->fd, &byte, 1) != 1)
+		return 0;
+	from->nb_taken++;
+	return 1;
+}
+
+/* In bursts, and after pauses in which the reactor falls asleep. */
+static void *fill_pipe(void *arg)
+{
+	for (int i = 0; i < NB_MESSAGES; i++) {
+		if (write(*(int *)arg, "x", 1) != 1)
+			abort();
+		if (i % 50 == 0)
+			usleep(1000);
+	}
+	return NULL;
+}
+
+static void coroutine_fn take_from_pipe(void *arg)
+{
+	struct pipe_source *from = arg;
+
+	reactor_set_source(reactor, &from->source);
+	while (from->nb_taken < NB_MESSAGES)
+		co_sleep(1000000);
+	/* Nothing comes: nothing is asked. */
+	co_sleep(10000000);
+	from->nb_asked = 0;
+	co_sleep(50000000);
+	reactor_set_source(reactor, NULL);
+}
+
+static void test_source(void **state)
+{
+	for (int i = 0; i < 2; i++) {
+		struct pipe_source from = {.source.take = take_one};
+		pthread_t writer;
+		int fds[2];
+
+		if (!make_reactor(i ? "threads" : "uring", 0))
+			continue;
+		assert_int_equal(pipe2(fds, O_NONBLOCK | O_CLOEXEC), 0);
+		from.source.fd = fds[0];
+		assert_int_equal(pthread_create(&writer, NULL, fill_pipe, &fds[1]), 0);
+		reactor_run(reactor, take_from_pipe, &from);
+		pthread_join(writer, NULL);
+		assert_int_equal(from.nb_taken, NB_MESSAGES);
+		assert_true(from.nb_asked <= 1);
+		reactor_destroy(reactor);
+		close(fds[0]);
+		close(fds[1]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -599,6 +668,7 @@ int main(void)
 		cmocka_unit_test(test_lost_ring),
 		cmocka_unit_test(test_close_is_close),
 		cmocka_unit_test(test_many_files),
+		cmocka_unit_test(test_source),
 	};
 
 	return cmocka_run_group_tests(tests, make_contents, NULL);

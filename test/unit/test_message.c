@@ -8,6 +8,7 @@
 #include <linux/fuse.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -155,6 +156,52 @@ static void test_unknown(void **state)
 		assert_int_equal(parse(opcodes[i], NULL, 0, NULL, 0), -ENOSYS);
 }
 
+/* From the device a message comes in one piece. */
+static void test_pieces_of_a_device_message(void **state)
+{
+	struct {
+		struct fuse_in_header header;
+		struct fuse_write_in in;
+		char data[6];
+	} write = {
+		.header = {.opcode = FUSE_WRITE, .unique = 77, .nodeid = 2},
+		.in = {.fh = 3, .offset = 512, .size = 6},
+		.data = "abcde",
+	};
+	struct {
+		struct fuse_in_header header;
+		char name[4];
+	} lookup = {.header = {.opcode = FUSE_LOOKUP, .nodeid = 1}, .name = "abc"};
+	size_t write_bytes = offsetof(typeof(write), data) + sizeof(write.data);
+	struct message message;
+
+	memset(&request, 0, sizeof(request));
+	assert_int_equal(message_open(&write, write_bytes, &message), 0);
+	assert_int_equal(message.unique, 77);
+	assert_int_equal(message_parse(&message, &request, &zero_bytes), 0);
+	assert_int_equal(request.ino, 2);
+	assert_int_equal(request.offset, 512);
+	assert_ptr_equal(request.payload, write.data);
+	/* What does not arrive is not read. */
+	assert_int_equal(message_open(&write, write_bytes - 1, &message), 0);
+	assert_int_equal(message_parse(&message, &request, &zero_bytes), -EINVAL);
+	assert_int_equal(message_open(&write, sizeof(write.header) + 1, &message), 0);
+	assert_int_equal(message.payload_bytes, 0);
+	assert_int_equal(message_parse(&message, &request, &zero_bytes), -EINVAL);
+	assert_int_equal(message_open(&write, sizeof(write.header) - 1, &message), -EINVAL);
+
+	assert_int_equal(message_open(&lookup, sizeof(lookup.header) + 4, &message), 0);
+	assert_int_equal(message_parse(&message, &request, &zero_bytes), 0);
+	assert_string_equal(request.name, "abc");
+	assert_int_equal(message_open(&lookup, sizeof(lookup.header) + 3, &message), 0);
+	assert_int_equal(message_parse(&message, &request, &zero_bytes), -EINVAL);
+
+	/* Nobody knows how long the structure of an unknown operation is. */
+	lookup.header.opcode = FUSE_INIT;
+	assert_int_equal(message_open(&lookup, sizeof(lookup.header) + 4, &message), 0);
+	assert_int_equal(message.head_bytes, 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -166,6 +213,7 @@ int main(void)
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_answered_at_once),
 		cmocka_unit_test(test_unknown),
+		cmocka_unit_test(test_pieces_of_a_device_message),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

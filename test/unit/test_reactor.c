@@ -107,7 +107,7 @@ static void append_in_turns(void *arg)
 {
 	for (int i = 0; i < 100; i++) {
 		append_mine(arg);
-		pass();
+		reactor_pass();
 	}
 }
 
