@@ -8,8 +8,8 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Enough to keep a disk busy with blocking calls; more of them only queue on its locks. */
-#define NB_THREADS 16
+/* Started as needed. The calls of a stalled disk hold one each, and the others need some, too. */
+#define NB_THREADS 64
 
 static const char *why_not_uring(int err)
 {
