@@ -18,7 +18,8 @@ if command -v apt-get >/dev/null; then
 	build="gcc make libc6-dev pkg-config libfuse3-dev fuse3 liburing-dev zlib1g-dev libzstd-dev
 	       libdeflate-dev libblkid-dev"
 	demo="qemu-utils e2fsprogs mount"
-	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk attr mandoc tar valgrind gdb
+	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk attr mandoc groff-base tar
+	      valgrind gdb procps systemd bash fish zsh fuse2fs sleuthkit testdisk rsync
 	      clang-format g++ gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 	bench="python3 qemu-utils qemu-system-common libnbd-bin fio"
 	fuzz="python3 clang llvm libclang-rt-dev"
@@ -29,7 +30,8 @@ elif command -v dnf >/dev/null; then
 	build="gcc make glibc-devel pkgconf-pkg-config fuse3-devel fuse3 liburing-devel zlib-devel libzstd-devel
 	       libdeflate-devel libblkid-devel"
 	demo="qemu-img e2fsprogs util-linux"
-	test="python3 libcmocka-devel xfsprogs btrfs-progs tar valgrind gdb clang-tools-extra gcc-c++
+	test="python3 libcmocka-devel xfsprogs btrfs-progs attr mandoc groff-base tar valgrind gdb
+	      procps-ng systemd bash fish zsh fuse2fs sleuthkit testdisk rsync clang-tools-extra gcc-c++
 	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
 	bench="python3 qemu-img qemu-common libnbd fio"
 	fuzz="python3 clang llvm compiler-rt"
@@ -38,7 +40,8 @@ elif command -v pacman >/dev/null; then
 	manager=pacman
 	build="gcc make pkgconf fuse3 liburing zlib zstd libdeflate util-linux-libs"
 	demo="qemu-img e2fsprogs util-linux"
-	test="python cmocka xfsprogs btrfs-progs tar valgrind gdb clang
+	test="python cmocka xfsprogs btrfs-progs attr groff tar valgrind gdb clang
+	      procps-ng systemd bash fish zsh fuse2fs sleuthkit testdisk rsync
 	      aarch64-linux-gnu-gcc qemu-user"
 	bench="python qemu-img qemu-storage-daemon libnbd fio"
 	fuzz="python clang llvm compiler-rt"
@@ -48,7 +51,8 @@ elif command -v apk >/dev/null; then
 	build="gcc make musl-dev linux-headers pkgconf fuse3-dev fuse3 liburing-dev zlib-dev zstd-dev
 	       libdeflate-dev util-linux-dev"
 	demo="qemu-img e2fsprogs e2fsprogs-extra util-linux util-linux-misc losetup"
-	test="python3 cmocka-dev xfsprogs btrfs-progs tar valgrind gdb clang-extra-tools g++ partx sfdisk"
+	test="python3 cmocka-dev xfsprogs btrfs-progs attr mandoc groff tar valgrind gdb
+	      clang-extra-tools g++ partx sfdisk procps bash fish zsh rsync"
 	bench="python3 qemu-img qemu-storage-daemon libnbd fio"
 	fuzz="python3 clang llvm compiler-rt g++"
 	lint="python3 clang-extra-tools cppcheck"

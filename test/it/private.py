@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """
 private: scripts in a mount and process namespace of their own, where the program is
-installed as `make install` does it, /mnt is empty but for x and y, /srv is a folder of the
-test (and the working directory), and /etc/fstab and /etc/fuse.conf are the test's own. None of
-the system's is touched, and the namespace takes along whatever a script leaves.
+installed as `make install` does it, /dev/fuse is open to all as udev makes it, /mnt is empty
+but for x and y, /srv is a folder of the test (and the working directory), and /etc/fstab and
+/etc/fuse.conf are the test's own. None of the system's is touched, and the namespace takes
+along whatever a script leaves.
 """
 import os
 
@@ -27,6 +28,8 @@ mount --bind "$box/srv" /srv
 mount --bind "$box/fstab" /etc/fstab
 echo user_allow_other >"$box/fuse.conf"
 [ ! -e /etc/fuse.conf ] || mount --bind "$box/fuse.conf" /etc/fuse.conf
+mknod -m 666 "$box/device" c 10 229
+mount --bind "$box/device" /dev/fuse
 export PATH="$sbin:$PATH"
 cd /srv
 clean_up()
