@@ -65,7 +65,8 @@ struct image_info {
 	unsigned refcount_bits;
 	bool extended_l2, zstd, lazy_refcounts;
 	bool writable;
-	unsigned depth;             /* files in the chain, this one included */
+	bool rebuilt;   /* was marked dirty: opening it for writing has rebuilt its refcounts */
+	unsigned depth; /* files in the chain, this one included */
 	const char *backing_name;   /* as recorded in the image, or NULL */
 	const char *backing_format; /* likewise */
 	const char *data_name;      /* external data file as recorded, or NULL */

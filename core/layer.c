@@ -41,6 +41,7 @@ static void fill_info(struct image *image)
 		.refcount_bits = 1u << h->refcount_order,
 		.extended_l2 = h->incompatible_features & INCOMPAT_EXTENDED_L2,
 		.zstd = h->compression_type == COMPRESSION_ZSTD,
+		.rebuilt = image->info.rebuilt,
 		.lazy_refcounts = h->compatible_features & COMPAT_LAZY_REFCOUNTS,
 		.depth = 1,
 		.backing_name = h->backing_name,
@@ -157,6 +158,7 @@ static int coroutine_fn prepare_writable(struct image *image, struct error **ret
 	ret = check_rebuild_refcounts(image->file, reterr);
 	if (ret)
 		return ret;
+	image->info.rebuilt = true;
 	header_finish(h);
 	return header_read(image->file, h, reterr);
 }

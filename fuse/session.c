@@ -149,7 +149,7 @@ static enum exit_status start_reactor(struct session *session)
 	res = engine_create_by_name(options->engine, &params.engine, &session->engine_note);
 	if (res < 0) {
 		log_error("-o io=%s: %s", options->engine, strerror(-res));
-		return EXIT_SYSTEM;
+		return EXIT_MOUNT;
 	}
 	status = choose_transport(session, params.engine);
 	if (status != EXIT_OK) {
@@ -162,7 +162,7 @@ static enum exit_status start_reactor(struct session *session)
 		res = reactor_start(session->reactor);
 	if (res < 0) {
 		log_error("cannot start: %s", strerror(-res));
-		return EXIT_SYSTEM;
+		return EXIT_MOUNT;
 	}
 	host_opener_init(&session->opener, session->reactor, options->names,
 			 options->cache == CACHE_WRITEBACK);
@@ -248,6 +248,10 @@ static enum exit_status coroutine_fn open_image(struct session *session, const c
 	}
 	if (why)
 		log_warning("%s: cannot be written (%s); mounted read-only", path, strerror(-why));
+	if (image_info(*ret_image)->rebuilt)
+		log_warning("%s: was marked dirty by a writer that did not end well; its refcounts "
+			    "have been rebuilt",
+			    path);
 	return EXIT_OK;
 }
 
@@ -617,7 +621,7 @@ static enum exit_status start(struct session *session)
 	session->images = calloc(options->nb_images, sizeof(struct image *));
 	if (!session->images) {
 		log_error("out of memory");
-		return EXIT_SYSTEM;
+		return EXIT_MOUNT;
 	}
 	reactor_run(session->reactor, open_images, session);
 	status = session->status;
@@ -660,12 +664,12 @@ void session_run(const struct options *options)
 		res = block_signals(&session);
 	if (res < 0) {
 		log_error("cannot start: %s", strerror(-res));
-		daemon_end(&session.daemon, EXIT_SYSTEM);
+		daemon_end(&session.daemon, EXIT_MOUNT);
 	}
 	res = log_open(options->log_file, options->quiet);
 	if (res < 0) {
 		log_error("%s: %s", options->log_file, strerror(-res));
-		daemon_end(&session.daemon, EXIT_SYSTEM);
+		daemon_end(&session.daemon, EXIT_MOUNT);
 	}
 	session.status = start(&session);
 	if (session.status == EXIT_OK) {
