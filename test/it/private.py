@@ -18,7 +18,10 @@ mkdir -p "$box/sbin" "$box/srv"
 sbin=$(realpath /sbin)
 mount --bind "$sbin" "$box/sbin"
 mount -t tmpfs -o mode=755 tmpfs "$sbin"
-ln -s "$box/sbin"/* "$sbin/"
+# Below a folder that a plain user can reach, too.
+mkdir "$sbin/system"
+mount --bind "$box/sbin" "$sbin/system"
+ln -s "$sbin/system"/* "$sbin/"
 cp "$2" "$sbin/qcow2fs"
 ln -sf qcow2fs "$sbin/mount.qcow2fs"
 mount -t tmpfs -o mode=755 tmpfs /mnt
@@ -28,8 +31,10 @@ mount --bind "$box/srv" /srv
 mount --bind "$box/fstab" /etc/fstab
 echo user_allow_other >"$box/fuse.conf"
 [ ! -e /etc/fuse.conf ] || mount --bind "$box/fuse.conf" /etc/fuse.conf
-mknod -m 666 "$box/device" c 10 229
-mount --bind "$box/device" /dev/fuse
+if [ "$(stat -c %a /dev/fuse)" != 666 ]; then
+	mknod -m 666 "$box/device" c 10 229
+	mount --bind "$box/device" /dev/fuse
+fi
 export PATH="$sbin:$PATH"
 cd /srv
 clean_up()
