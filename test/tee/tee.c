@@ -117,6 +117,11 @@ static void tee_wake(struct engine *engine)
 	inner_of(engine)->ops->wake(inner_of(engine));
 }
 
+static void tee_watch(struct engine *engine, struct engine_watch *watch)
+{
+	inner_of(engine)->ops->watch(inner_of(engine), watch);
+}
+
 static uint64_t tee_now_ns(struct engine *engine)
 {
 	return inner_of(engine)->ops->now_ns(inner_of(engine));
@@ -156,6 +161,7 @@ int __wrap_engine_create_by_name(const char *name, struct engine **ret_engine, c
 		.submit = tee_submit,
 		.wait = tee_wait,
 		.wake = tee_wake,
+		.watch = tee->inner->ops->watch ? tee_watch : NULL,
 		.now_ns = tee_now_ns,
 		.destroy = tee_destroy,
 	};
