@@ -39,6 +39,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -79,7 +80,8 @@ struct transport_dev {
 	bool mounted;
 
 	/* the reactor's */
-	struct reactor_source source;
+	struct reactor_source
+		source; /* its descriptor is an epoll set of the device, see watch() */
 	struct receive_buf *source_buf; /* NULL: the threads read */
 
 	pthread_t threads[OPTIONS_THREADS_MAX];
@@ -594,7 +596,7 @@ int transport_dev_create(const struct transport_dev_params *params,
 	};
 	dev->params = *params;
 	dev->owner = getuid();
-	dev->source = (struct reactor_source){.take = take};
+	dev->source = (struct reactor_source){.fd = -1, .take = take};
 	pthread_mutex_init(&dev->turn_mutex, NULL);
 	pthread_cond_init(&dev->turn_changed, NULL);
 	res = pool_init(dev, params->nb_threads + 1 + NB_SPARE_BUFFERS);
@@ -608,6 +610,22 @@ int transport_dev_create(const struct transport_dev_params *params,
 	return 0;
 }
 
+/*
+ * What the reactor waits for. A poll of the device itself would hold it open in the ring, which
+ * the kernel takes apart some time after the process: a killed server's mount would then be
+ * dead later than its other files are closed, and fusermount3, which unmounts it for
+ * auto_unmount, would find it neither alive nor dead.
+ */
+static int watch(struct transport_dev *dev)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+
+	dev->source.fd = epoll_create1(EPOLL_CLOEXEC);
+	if (dev->source.fd < 0 || epoll_ctl(dev->source.fd, EPOLL_CTL_ADD, dev->fd, &event) < 0)
+		return -errno;
+	return 0;
+}
+
 int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 {
 	int flags;
@@ -615,9 +633,9 @@ int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 	if (fuse_session_mount(dev->session, mountpoint) < 0)
 		return -EIO;
 	dev->mounted = true;
-	dev->fd = dev->source.fd = fuse_session_fd(dev->session);
+	dev->fd = fuse_session_fd(dev->session);
 	flags = fcntl(dev->fd, F_GETFL);
-	if (flags < 0 || fcntl(dev->fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+	if (flags < 0 || fcntl(dev->fd, F_SETFL, flags | O_NONBLOCK) < 0 || watch(dev) < 0) {
 		log_error("the FUSE device: %s", strerror(errno));
 		return -EIO;
 	}
@@ -634,6 +652,8 @@ void transport_dev_destroy(struct transport_dev *dev)
 		fuse_session_unmount(dev->session);
 	if (dev->session)
 		fuse_session_destroy(dev->session);
+	if (dev->source.fd >= 0)
+		close(dev->source.fd);
 	pool_finish(dev);
 	pthread_cond_destroy(&dev->turn_changed);
 	pthread_mutex_destroy(&dev->turn_mutex);
