@@ -86,8 +86,8 @@ static enum exit_status check_mountpoint(struct session *session)
 		return EXIT_MOUNT;
 	}
 	/* Attributes of a stale mount may be cached; statfs always asks. */
-	if (stat(path, &st) < 0 || (statfs(path, &fs) < 0 && errno == ENOTCONN)) {
-		if (errno == ENOTCONN)
+	if (stat(path, &st) < 0 || (statfs(path, &fs) < 0 && mountpoint_is_stale(errno))) {
+		if (mountpoint_is_stale(errno))
 			log_error("%s: a mount whose server is gone; remove it with: qcow2fs -u %s",
 				  path, path);
 		else

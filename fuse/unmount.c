@@ -94,7 +94,7 @@ static int resolve(const char *path, char *ret_path)
 
 	if (realpath(path, ret_path))
 		return 0;
-	if (errno != ENOTCONN && errno != EACCES)
+	if (!mountpoint_is_stale(errno) && errno != EACCES)
 		return -errno;
 	len = strlen(path);
 	if (len >= sizeof(copy))
@@ -371,7 +371,7 @@ enum exit_status unmount_run(const struct options *options)
 	else
 		sync_mount(mount.path, &sync);
 	/* Of a stale mount nothing can be saved, it can only be removed. */
-	if (sync.err && sync.err != -ENOTCONN) {
+	if (sync.err && !mountpoint_is_stale(-sync.err)) {
 		log_error("%s: write-back failed: %s%s", mount.path, strerror(-sync.err),
 			  options->lazy ? "" : "; still mounted, -z unmounts nevertheless");
 		if (!options->lazy)
@@ -386,5 +386,5 @@ enum exit_status unmount_run(const struct options *options)
 	status = detach_and_wait(&mount, pidfd, options);
 	if (pidfd >= 0)
 		close(pidfd);
-	return sync.err && sync.err != -ENOTCONN ? EXIT_WRITE_BACK : status;
+	return sync.err && !mountpoint_is_stale(-sync.err) ? EXIT_WRITE_BACK : status;
 }

@@ -10,6 +10,17 @@
 
 #include "fuse/options.h"
 
+#include <errno.h>
+
+/*
+ * Whether an error of a system call on a mount point means that its server is gone. Right after
+ * a server was killed, requests under way are aborted (ECONNABORTED), later ones not accepted.
+ */
+static inline bool mountpoint_is_stale(int err)
+{
+	return err == ENOTCONN || err == ECONNABORTED;
+}
+
 /*
  * Unmounts by system call, or through fusermount3 where that is not permitted. With
  * lazy, at once and even while in use. Returns 0, -EBUSY, or another -errno.
