@@ -427,6 +427,19 @@ static void raise_read_ahead(dev_t dev)
 	fclose(file);
 }
 
+static void end_at_once(struct session *session) __attribute__((noreturn));
+
+/* The start fails after all: the threads, which serve already, end with the mount. */
+static void stop_serving(struct session *session)
+{
+	session->status = EXIT_MOUNT;
+	/* Whoever passed the descriptor has to unmount it, which cannot be waited for. */
+	if (!session->mountpoint)
+		end_at_once(session);
+	mountpoint_detach(session->mountpoint, true);
+	transport_dev_join(session->transport);
+}
+
 /* The first answered request shows that the mount works. */
 static enum exit_status try_mount(struct session *session)
 {
@@ -437,7 +450,7 @@ static enum exit_status try_mount(struct session *session)
 	if (stat(session->mountpoint, &st) < 0) {
 		log_error("%s: mounted, but does not answer: %s", session->mountpoint,
 			  strerror(errno));
-		mountpoint_detach(session->mountpoint, true);
+		stop_serving(session);
 		return EXIT_MOUNT;
 	}
 	raise_read_ahead(st.st_dev);
@@ -541,7 +554,6 @@ static void end(struct session *session)
 }
 
 /* The threads still wait for requests: they are told that it is over, and left behind. */
-static void end_at_once(struct session *session) __attribute__((noreturn));
 static void end_at_once(struct session *session)
 {
 	log_warning("%s: ending while in use", session->options->mountpoint);
@@ -646,8 +658,7 @@ static enum exit_status start(struct session *session)
 	res = daemon_ready(&session->daemon);
 	if (res < 0) {
 		log_error("%s: %s", options->pidfile ? options->pidfile : "/", strerror(-res));
-		if (session->mountpoint)
-			mountpoint_detach(session->mountpoint, true);
+		stop_serving(session);
 		return EXIT_MOUNT;
 	}
 	return EXIT_OK;
