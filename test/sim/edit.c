@@ -2,9 +2,9 @@
 /* edit: see edit.h. */
 #include "test/sim/edit.h"
 #include "test/sim/choose.h"
+#include "test/sim/judge.h"
 #include "test/sim/verdict.h"
 
-#include "core/check.h"
 #include "core/format.h"
 
 #include <errno.h>
@@ -165,15 +165,8 @@ static bool coroutine_fn check_image(struct edit *edit, enum check_repair repair
 {
 	struct findings findings = {{0}};
 	const struct check_options options = {.repair = repair, .say = keep_line, .ctx = &findings};
-	struct opener *opener = &edit->lab->sim.disk->opener;
-	struct file *file;
-	int err = opener->open(opener, OPENER_IMAGE, NULL, CELL_IMAGE_NAME, repair != CHECK_ONLY,
-			       FILE_LOCK_NONE, &file, NULL);
+	int err = judge_check_file(edit->lab->sim.disk, CELL_IMAGE_NAME, &options, report, NULL);
 
-	if (!err) {
-		err = check_run(file, &options, report, NULL);
-		file_close(file);
-	}
 	if (err)
 		verdict_fail("the check fails: %s", strerror(-err));
 	else if (report->corruptions + report->check_errors > allowed ||

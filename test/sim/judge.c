@@ -3,7 +3,6 @@
 #include "test/sim/judge.h"
 #include "test/sim/verdict.h"
 
-#include "core/check.h"
 #include "core/format.h"
 
 #include <errno.h>
@@ -133,21 +132,30 @@ static void keep_first(void *ctx, const char *line)
 		snprintf(finding->line, sizeof(finding->line), "%s", line);
 }
 
+int coroutine_fn judge_check_file(struct sim_disk *disk, const char *name,
+				  const struct check_options *options, struct check_report *report,
+				  struct error **reterr)
+{
+	struct opener *opener = &disk->opener;
+	struct file *file;
+	int err = opener->open(opener, OPENER_IMAGE, NULL, name, options->repair != CHECK_ONLY,
+			       FILE_LOCK_NONE, &file, reterr);
+
+	if (err)
+		return err;
+	err = check_run(file, options, report, reterr);
+	file_close(file);
+	return err;
+}
+
 static bool coroutine_fn run_check(struct judge *judge, enum check_repair repair,
 				   struct check_report *report)
 {
 	struct finding finding = {{0}};
 	struct check_options options = {.repair = repair, .say = keep_first, .ctx = &finding};
-	struct opener *opener = &judge->sim->disk->opener;
 	struct error *error = NULL;
-	struct file *file;
-	int err = opener->open(opener, OPENER_IMAGE, NULL, CELL_IMAGE_NAME, repair != CHECK_ONLY,
-			       FILE_LOCK_NONE, &file, &error);
+	int err = judge_check_file(judge->sim->disk, CELL_IMAGE_NAME, &options, report, &error);
 
-	if (!err) {
-		err = check_run(file, &options, report, &error);
-		file_close(file);
-	}
 	if (err)
 		verdict_fail("check: %s", error ? error->msg : strerror(-err));
 	else if (report->corruptions || report->check_errors)

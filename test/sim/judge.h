@@ -15,6 +15,8 @@
 
 #include "test/sim/run.h"
 
+#include "core/check.h"
+
 struct judge {
 	struct sim *sim;
 	const struct cell *cell;
@@ -34,5 +36,10 @@ struct judge {
 
 /* True when sound; else the verdict says why. */
 bool judge_files(struct judge *judge);
+
+/* Runs check_run() on a file of the disk, opened for writing when it repairs. 0 or -errno. */
+int coroutine_fn judge_check_file(struct sim_disk *disk, const char *name,
+				  const struct check_options *options, struct check_report *report,
+				  struct error **reterr);
 
 #endif

@@ -5,9 +5,8 @@
 #include "test/sim/lab.h"
 
 #include "test/sim/choose.h"
+#include "test/sim/judge.h"
 #include "test/sim/verdict.h"
-
-#include "core/check.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -85,15 +84,9 @@ static void coroutine_fn leak_check_main(void *arg)
 {
 	struct leak_check *check = arg;
 	const struct check_options options = {.repair = CHECK_ONLY};
-	struct opener *opener = &check->lab->sim.disk->opener;
-	struct file *file;
 
-	check->result = opener->open(opener, OPENER_IMAGE, NULL, CELL_IMAGE_NAME, false,
-				     FILE_LOCK_NONE, &file, NULL);
-	if (check->result)
-		return;
-	check->result = check_run(file, &options, &check->report, NULL);
-	file_close(file);
+	check->result = judge_check_file(check->lab->sim.disk, CELL_IMAGE_NAME, &options,
+					 &check->report, NULL);
 }
 
 uint64_t lab_count_leaks(struct lab *lab)

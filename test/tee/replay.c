@@ -12,11 +12,10 @@
  */
 #include "test/sim/choose.h"
 #include "test/sim/crash.h"
+#include "test/sim/judge.h"
 #include "test/sim/run.h"
 #include "test/sim/verdict.h"
 #include "test/tee/log.h"
-
-#include "core/check.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -294,17 +293,10 @@ static void keep_line(void *ctx, const char *line)
 static bool coroutine_fn check_image(struct replay *replay, enum check_repair repair,
 				     struct check_report *report)
 {
-	struct opener *opener = &replay->sim.disk->opener;
 	char line[200] = "";
 	const struct check_options options = {.repair = repair, .say = keep_line, .ctx = line};
-	struct file *file;
-	int err = opener->open(opener, OPENER_IMAGE, NULL, replay->image_name, repair != CHECK_ONLY,
-			       FILE_LOCK_NONE, &file, NULL);
+	int err = judge_check_file(replay->sim.disk, replay->image_name, &options, report, NULL);
 
-	if (!err) {
-		err = check_run(file, &options, report, NULL);
-		file_close(file);
-	}
 	if (err)
 		verdict_fail("the check fails: %s", strerror(-err));
 	else if (report->corruptions || report->check_errors)
