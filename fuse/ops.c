@@ -489,7 +489,7 @@ static void ask_host(void *arg)
 	handlers[request->op].fn(request);
 }
 
-/* The reactor waits for nobody: a helper does. */
+/* Whoever receives, the reactor or a thread, waits for nobody: a helper does. */
 static void leave_to_asker(struct request *request)
 {
 	request->job = (struct worker_job){.fn = ask_host, .arg = request};
@@ -513,7 +513,7 @@ void ops_dispatch(struct request *request)
 		request_reply_error(request, -EISDIR);
 	else if (handler->writes && !request->node->writable)
 		request_reply_error(request, -EROFS);
-	else if (handler->asks_host && reactor_is_current(ops->params.reactor))
+	else if (handler->asks_host)
 		leave_to_asker(request);
 	else if (handler->fn)
 		handler->fn(request);
