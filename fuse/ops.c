@@ -568,7 +568,7 @@ int ops_create(const struct ops_params *params, struct ops **ret_ops)
 	if (res == 0)
 		res = worker_pool_create(NB_ASKERS, &ops->askers);
 	if (res == 0)
-		res = invalidator_start(&ops->invalidator);
+		res = invalidators_start(ops);
 	if (res < 0)
 		goto fail;
 	*ret_ops = ops;
@@ -599,14 +599,14 @@ void ops_drain(struct ops *ops)
 {
 	ops->closing = true;
 	reactor_run(ops->params.reactor, drain, ops);
-	invalidator_stop(&ops->invalidator);
+	invalidators_stop(ops);
 }
 
 void ops_destroy(struct ops *ops)
 {
 	if (!ops)
 		return;
-	invalidator_stop(&ops->invalidator);
+	invalidators_stop(ops);
 	worker_pool_destroy(ops->askers);
 	free_pool(ops);
 	if (ops->zeros)

@@ -30,6 +30,10 @@ struct invalidator {
 	pthread_mutex_t mutex;
 	pthread_cond_t filled;
 	struct request *head, **tail;
+	_Atomic unsigned nb_waiting;
+	struct transport *late_transport; /* NULL: nothing is late */
+	unsigned index;
+	const struct tree *tree;
 	bool started, stopping;
 };
 
@@ -41,8 +45,8 @@ struct ops {
 	_Atomic bool closing;
 	_Atomic unsigned nb_opens;
 	_Atomic uint64_t last_request_ns;
-	const char *zeros; /* ZERO_AREA_BYTES, never written */
-	struct invalidator invalidator;
+	const char *zeros;                                /* ZERO_AREA_BYTES, never written */
+	struct invalidator invalidators[NB_INVALIDATORS]; /* the second one is for direct writes */
 	struct worker_pool *askers; /* ask the host's file system, which may take its time */
 	struct log_limit error_limit;
 	/* the reactor's: */
@@ -92,13 +96,14 @@ void coroutine_fn ops_run_open_busy(void *arg);
 void coroutine_fn ops_run_open_view(void *arg);
 void coroutine_fn ops_run_release_view(void *arg);
 
-int invalidator_start(struct invalidator *invalidator);
-void invalidator_stop(struct invalidator *invalidator);
+int invalidators_start(struct ops *ops);
+void invalidators_stop(struct ops *ops);
 /*
  * Answers a request that changed [off, off + len_bytes) of `node` (len_bytes 0: nothing) after the
- * range has been dropped from the page cache, at once when nothing can be there.
+ * range has been dropped from the page cache, at once when nothing can be there or when many wait
+ * already.
  */
-void invalidator_reply(struct invalidator *invalidator, struct request *request, struct node *node,
-		       uint64_t off, uint64_t len_bytes, int error);
+void invalidator_reply(struct request *request, struct node *node, uint64_t off, uint64_t len_bytes,
+		       int error);
 
 #endif

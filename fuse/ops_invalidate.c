@@ -9,6 +9,12 @@
  * earlier holds its pages locked, and dropping them waits for it: therefore a thread of
  * its own does this, never one that reads wait for.
  *
+ * What waits here holds what that read may need on its way here: a place among the kernel's
+ * background requests, an entry of the ring, a receive buffer; and a buffered write holds its own
+ * pages locked, for which a direct write may wait. So they wait in queues of their own, and each
+ * for WAITING_MAX changes only; those above are answered at once, and their ranges dropped a little
+ * later, many together.
+ *
  * Files that nobody has opened without O_DIRECT since the cache was last emptied
  * pay nothing.
  */
@@ -16,6 +22,32 @@
 
 #include <errno.h>
 #include <linux/fuse.h>
+
+/* Of both queues together less than any of: background requests, entries, buffers. */
+#define WAITING_MAX 8u
+
+/* A range of a disk whose bytes are new. */
+struct change {
+	const struct node *right; /* the kernel keeps this file's pages right by itself; or NULL */
+	uint64_t start, end;
+};
+
+static bool is_direct_write(const struct request *request)
+{
+	return request->op == REQUEST_WRITE && request->fh & FH_DIRECT;
+}
+
+static struct change change_of(const struct request *request)
+{
+	const struct node *node = request->changed;
+	uint64_t start = node->start_bytes + request->changed_off;
+
+	return (struct change){
+		.right = is_direct_write(request) ? NULL : node,
+		.start = start,
+		.end = start + request->changed_bytes,
+	};
+}
 
 static void reply_change(struct request *request)
 {
@@ -27,35 +59,21 @@ static void reply_change(struct request *request)
 		request_reply_buf(request, &out, sizeof(out));
 }
 
-/* May the kernel hold pages of `node` that are older than what was changed? */
-static bool may_be_stale(const struct request *request, const struct node *node)
+/* The first file from `node` on of which the kernel may hold pages that are older. */
+static struct node *next_stale(const struct change *change, struct node *node)
 {
-	const struct node *changed = request->changed;
-
-	if (!node->maybe_cached)
-		return false;
-	/* Of the file itself, the kernel updates or drops the pages in all other cases. */
-	if (node == changed)
-		return request->op == REQUEST_WRITE && request->fh & FH_DIRECT;
-	return node_shows(node, changed->start_bytes + request->changed_off,
-			  request->changed_bytes);
-}
-
-static struct node *next_stale(const struct request *request, struct node *node)
-{
-	while (node && !may_be_stale(request, node))
+	while (node && (!node->maybe_cached || node == change->right ||
+			!node_shows(node, change->start, change->end - change->start)))
 		node = node->next_of_disk;
 	return node;
 }
 
-static void invalidate(struct request *request, struct node *node)
+static void invalidate(struct transport *transport, const struct change *change, struct node *node)
 {
-	struct transport *transport = request->transport;
-	uint64_t disk_off = request->changed->start_bytes + request->changed_off;
-	uint64_t end = disk_off + request->changed_bytes - node->start_bytes, off = 0;
+	uint64_t off = 0;
 
-	if (disk_off > node->start_bytes)
-		off = disk_off - node->start_bytes;
+	if (change->start > node->start_bytes)
+		off = change->start - node->start_bytes;
 	if (node->nb_cached_opens == 0) {
 		/*
 		 * The last reader through the cache is gone: empty it, and be done with it.
@@ -67,17 +85,70 @@ static void invalidate(struct request *request, struct node *node)
 			node->maybe_cached = true;
 		transport->invalidate(transport, node->ino, 0, 0);
 	} else {
-		transport->invalidate(transport, node->ino, off, end - off);
+		transport->invalidate(transport, node->ino, off,
+				      change->end - node->start_bytes - off);
 	}
 }
 
-static void invalidate_all(struct request *request)
+static void invalidate_all(struct transport *transport, const struct change *change,
+			   const struct tree_disk *disk)
 {
-	struct node *node = request->changed->disk->whole;
+	struct node *node = disk->whole;
 
-	while ((node = next_stale(request, node))) {
-		invalidate(request, node);
+	while ((node = next_stale(change, node))) {
+		invalidate(transport, change, node);
 		node = node->next_of_disk;
+	}
+}
+
+/* ---- answered before ---- */
+
+static bool is_late(const struct tree_late *late)
+{
+	return late->end > late->start;
+}
+
+/* Under the mutex. */
+static void note_late(struct invalidator *invalidator, const struct request *request)
+{
+	struct tree_late *late = &request->changed->disk->late[invalidator->index];
+	struct change change = change_of(request);
+
+	if (!is_late(late) || change.start < late->start)
+		late->start = change.start;
+	if (change.end > late->end)
+		late->end = change.end;
+	invalidator->late_transport = request->transport;
+}
+
+static void invalidate_late(struct invalidator *invalidator, struct transport *transport)
+{
+	for (struct tree_disk *disk = invalidator->tree->disks; disk; disk = disk->next) {
+		struct tree_late late;
+
+		pthread_mutex_lock(&invalidator->mutex);
+		late = disk->late[invalidator->index];
+		disk->late[invalidator->index] = (struct tree_late){0};
+		pthread_mutex_unlock(&invalidator->mutex);
+		if (is_late(&late))
+			invalidate_all(transport,
+				       &(struct change){.start = late.start, .end = late.end},
+				       disk);
+	}
+}
+
+/* ---- the thread ---- */
+
+static void serve_waiting(struct invalidator *invalidator, struct request *request)
+{
+	while (request) {
+		struct request *next = request->next;
+		struct change change = change_of(request);
+
+		invalidate_all(request->transport, &change, request->changed->disk);
+		reply_change(request);
+		atomic_fetch_sub(&invalidator->nb_waiting, 1);
+		request = next;
 	}
 }
 
@@ -88,18 +159,16 @@ static void *serve(void *arg)
 	pthread_mutex_lock(&invalidator->mutex);
 	for (;;) {
 		struct request *request = invalidator->head;
+		struct transport *late_transport = invalidator->late_transport;
 
-		if (request) {
+		if (request || late_transport) {
 			invalidator->head = NULL;
 			invalidator->tail = &invalidator->head;
+			invalidator->late_transport = NULL;
 			pthread_mutex_unlock(&invalidator->mutex);
-			while (request) {
-				struct request *next = request->next;
-
-				invalidate_all(request);
-				reply_change(request);
-				request = next;
-			}
+			serve_waiting(invalidator, request);
+			if (late_transport)
+				invalidate_late(invalidator, late_transport);
 			pthread_mutex_lock(&invalidator->mutex);
 		} else if (invalidator->stopping) {
 			break;
@@ -111,26 +180,39 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-void invalidator_reply(struct invalidator *invalidator, struct request *request, struct node *node,
-		       uint64_t off, uint64_t len_bytes, int error)
+void invalidator_reply(struct request *request, struct node *node, uint64_t off, uint64_t len_bytes,
+		       int error)
 {
+	struct invalidator *invalidator = &request->ops->invalidators[is_direct_write(request)];
+	struct change change;
+	bool waits;
+
 	request->changed = node;
 	request->changed_off = off;
 	request->changed_bytes = len_bytes;
 	request->error = error;
-	if (!len_bytes || !next_stale(request, node->disk->whole)) {
+	change = change_of(request);
+	if (!len_bytes || !next_stale(&change, node->disk->whole)) {
 		reply_change(request);
 		return;
 	}
 	request->next = NULL;
 	pthread_mutex_lock(&invalidator->mutex);
-	*invalidator->tail = request;
-	invalidator->tail = &request->next;
+	waits = invalidator->nb_waiting < WAITING_MAX;
+	if (waits) {
+		invalidator->nb_waiting++;
+		*invalidator->tail = request;
+		invalidator->tail = &request->next;
+	} else {
+		note_late(invalidator, request);
+	}
 	pthread_cond_signal(&invalidator->filled);
 	pthread_mutex_unlock(&invalidator->mutex);
+	if (!waits)
+		reply_change(request);
 }
 
-int invalidator_start(struct invalidator *invalidator)
+static int start(struct invalidator *invalidator)
 {
 	int res;
 
@@ -145,7 +227,7 @@ int invalidator_start(struct invalidator *invalidator)
 	return 0;
 }
 
-void invalidator_stop(struct invalidator *invalidator)
+static void stop(struct invalidator *invalidator)
 {
 	if (!invalidator->started)
 		return;
@@ -157,4 +239,22 @@ void invalidator_stop(struct invalidator *invalidator)
 	pthread_cond_destroy(&invalidator->filled);
 	pthread_mutex_destroy(&invalidator->mutex);
 	invalidator->started = false;
+}
+
+int invalidators_start(struct ops *ops)
+{
+	int res = 0;
+
+	for (unsigned i = 0; i < NB_INVALIDATORS && res == 0; i++) {
+		ops->invalidators[i].index = i;
+		ops->invalidators[i].tree = ops->params.tree;
+		res = start(&ops->invalidators[i]);
+	}
+	return res;
+}
+
+void invalidators_stop(struct ops *ops)
+{
+	for (unsigned i = 0; i < NB_INVALIDATORS; i++)
+		stop(&ops->invalidators[i]);
 }

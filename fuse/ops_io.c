@@ -243,7 +243,7 @@ void coroutine_fn ops_run_write(void *arg)
 		report(request, "write error", request->offset, res);
 	else if (!direct && (uint64_t)fits < request->len_bytes)
 		res = -ENOSPC;
-	invalidator_reply(&ops->invalidator, request, node, request->offset, (uint64_t)fits, res);
+	invalidator_reply(request, node, request->offset, (uint64_t)fits, res);
 }
 
 void coroutine_fn ops_run_flush(void *arg)
@@ -357,8 +357,7 @@ void coroutine_fn ops_run_fallocate(void *arg)
 	}
 	if (res < 0)
 		report(request, "cannot change the allocation", request->offset, res);
-	invalidator_reply(&request->ops->invalidator, request, node, request->offset,
-			  (uint64_t)fits, res);
+	invalidator_reply(request, node, request->offset, (uint64_t)fits, res);
 }
 
 void coroutine_fn ops_run_truncate(void *arg)
@@ -460,8 +459,8 @@ void coroutine_fn ops_run_copy(void *arg)
 		res = copy_range(request, to, request->buf, (uint64_t)res);
 		node_touch(to, request->offset_out, res > 0 ? (uint64_t)res : 0);
 	}
-	invalidator_reply(&ops->invalidator, request, to, request->offset_out,
-			  res > 0 ? (uint64_t)res : 0, res < 0 ? (int)res : 0);
+	invalidator_reply(request, to, request->offset_out, res > 0 ? (uint64_t)res : 0,
+			  res < 0 ? (int)res : 0);
 }
 
 /* ---- opens that wait ---- */

@@ -80,8 +80,7 @@ struct transport_dev {
 	bool mounted;
 
 	/* the reactor's */
-	struct reactor_source
-		source; /* its descriptor is an epoll set of the device, see watch() */
+	struct reactor_source source;   /* its descriptor is made by watch() */
 	struct receive_buf *source_buf; /* NULL: the threads read */
 
 	pthread_t threads[OPTIONS_THREADS_MAX];

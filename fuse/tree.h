@@ -22,6 +22,7 @@
 
 #define TREE_ROOT_INO 1u
 #define TREE_DEFAULT_NAME "disk.raw"
+#define NB_INVALIDATORS 2 /* see ops_invalidate.c */
 
 struct view;
 
@@ -36,6 +37,9 @@ struct tree_disk {
 	struct node *whole; /* the file that shows all of it; others follow by next_of_disk */
 	struct tree_disk *next;
 	pthread_mutex_t write_opens_mutex;
+	struct tree_late {
+		uint64_t start, end;
+	} late[NB_INVALIDATORS]; /* ranges that each has yet to drop, under its mutex */
 	/* the reactor's: */
 	struct co_mutex size_mutex; /* held while the size changes */
 };
