@@ -29,6 +29,8 @@ import sys
 import time
 import traceback
 
+import processes
+
 SRC = os.environ.get("QF_SRC") or os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.realpath(__file__))))
 BUILD = os.environ.get("QF_BUILD") or os.path.join(SRC, "build")
@@ -115,14 +117,26 @@ def need_filesystem(kind):
             raise Skip(f"this kernel has no {kind}")
 
 
+def where_all_stand():
+    return processes.describe(os.environ.get("QF_TEST", "?"))
+
+
 def run(*command, status=0, timeout=60, **kwargs):
     """Runs a command that must exit with `status` (None: any); returns its CompletedProcess."""
-    done = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          timeout=timeout * SLOWER, check=False, **kwargs)
+    command = [str(c) for c in command]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, **kwargs) as process:
+        try:
+            output = process.communicate(timeout=timeout * SLOWER)
+        except subprocess.TimeoutExpired:
+            standing = where_all_stand()
+            process.kill()
+            raise AssertionError(f"no end after {timeout * SLOWER} s of {' '.join(command)}"
+                                 f"\n{standing}") from None
+        done = subprocess.CompletedProcess(command, process.returncode, *output)
     if status is not None and done.returncode != status:
         raise AssertionError(f"exit status {done.returncode}, not {status}, of "
-                             f"{' '.join(str(c) for c in command)}\n{done.stdout}{done.stderr}")
+                             f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done
 
 
@@ -166,7 +180,8 @@ def wait_until(condition, timeout=10, what="something"):
     deadline = time.monotonic() + timeout * SLOWER
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout * SLOWER} s in vain for {what}")
+            raise AssertionError(f"waited {timeout * SLOWER} s in vain for {what}\n"
+                                 f"{where_all_stand()}")
         time.sleep(0.01)
 
 
