@@ -212,29 +212,31 @@ test-programs: all examples $(UNITS) $(IT_PROGS) $(SIM) $(TEE_PROGS) $(HOSTILE) 
 unit: $(UNITS)
 	$(Q)test/run -b $(B) 'unit/*'
 
-# The libraries may only arrive with deps-test, hence a second make that looks for them.
+# The libraries may only arrive with deps-test, hence a second make that looks for them. It
+# uses all processors, unless -j says otherwise.
+parallel   = $(MAKE) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 check: deps-test
-	$(Q)$(MAKE) test-programs
+	$(Q)+$(parallel) test-programs
 	$(Q)test/run -b $(B)
 
 check-san: deps-test
-	$(Q)$(MAKE) SAN=address test-programs
-	$(Q)$(MAKE) SAN=thread test-programs
+	$(Q)+$(parallel) SAN=address test-programs
+	$(Q)+$(parallel) SAN=thread test-programs
 	$(Q)test/run -b build/address -b build/thread
 
 check-valgrind: deps-test
-	$(Q)$(MAKE) test-programs
+	$(Q)+$(parallel) test-programs
 	$(Q)test/run -b $(B) --valgrind 'unit/*'
 
 bench:
 	$(Q)dist/deps.sh bench
-	$(Q)$(MAKE) all
+	$(Q)+$(parallel) all
 	$(Q)test/bench/run
 	$(Q)test/bench/convert
 
 demo:
 	$(Q)dist/deps.sh demo
-	$(Q)$(MAKE) all
+	$(Q)+$(parallel) all
 	$(Q)dist/demo.sh $(B)/qcow2fs
 
 # ---- everything else ----

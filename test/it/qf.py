@@ -29,6 +29,7 @@ import sys
 import time
 import traceback
 
+import kernel_ring
 import processes
 
 SRC = os.environ.get("QF_SRC") or os.path.dirname(os.path.dirname(os.path.dirname(
@@ -104,6 +105,12 @@ def main():
 def need_root():
     if os.geteuid() != 0:
         raise Skip("needs root")
+
+
+def need_ring():
+    need_root()
+    if not kernel_ring.can_be_switched():
+        raise Skip("this kernel has no FUSE over io_uring")
 
 
 def need_filesystem(kind):
@@ -368,6 +375,11 @@ class Box:
         mount = Mount(self, images, point, options, [*args, "-w" if writable else "-r"], wrapper)
         self.defer(mount.abandon)
         return mount
+
+    def mount_ring(self, image, **kwargs):
+        """Serves it through FUSE over io_uring, which is switched on."""
+        need_ring()
+        return self.mount(image, options=["transport=uring"], **kwargs)
 
     def refuse(self, *words, status, saying=(), cwd=None):
         """
