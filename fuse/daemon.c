@@ -122,8 +122,8 @@ int daemon_ready(struct daemon *daemon)
 	if (background && chdir("/") < 0)
 		return -errno;
 	if (background) {
-		close_streams();
 		log_detach();
+		close_streams();
 	}
 	if (daemon->ready_fd >= 0) {
 		if (write(daemon->ready_fd, "\n", 1) < 0)
@@ -140,8 +140,8 @@ void daemon_end(struct daemon *daemon, int status)
 {
 	if (daemon->has_pidfile)
 		unlink(daemon->pidfile);
-	tell_status(daemon, status);
 	log_close();
+	tell_status(daemon, status);
 	exit(status);
 }
 

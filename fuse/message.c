@@ -5,12 +5,14 @@
  */
 #include "fuse/message.h"
 
+#include "fuse/log.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/fuse.h>
-#include <stdio.h>
 #include <string.h>
+#include <sys/uio.h>
 
 /* What the kernel says about times and owners that SETATTR shall change. */
 #define SETATTR_VALID                                                                  \
@@ -246,9 +248,9 @@ void message_print(const struct message *message, const char *origin)
 {
 	const struct operation *operation = operation_of(message->opcode);
 
-	fprintf(stderr, "unique: %" PRIu64 ", opcode: %s (%" PRIu32 "), nodeid: %" PRIu64 ", %s\n",
-		message->unique, operation ? operation->name : "?", message->opcode,
-		message->node_id, origin);
+	log_debug("unique: %" PRIu64 ", opcode: %s (%" PRIu32 "), nodeid: %" PRIu64 ", %s",
+		  message->unique, operation ? operation->name : "?", message->opcode,
+		  message->node_id, origin);
 }
 
 int message_parse(const struct message *message, struct request *request, size_t *ret_zero_bytes)
@@ -266,4 +268,34 @@ int message_parse(const struct message *message, struct request *request, size_t
 	request->op = operation->op;
 	request->ino = message->node_id;
 	return operation->parse ? operation->parse(message, request) : 0;
+}
+
+static int write_answer(int fd, struct iovec *all, int nb)
+{
+	struct fuse_out_header *out = all[0].iov_base;
+
+	out->len = 0;
+	for (int i = 0; i < nb; i++)
+		out->len += (uint32_t)all[i].iov_len;
+	return writev(fd, all, nb) < 0 ? -errno : 0;
+}
+
+int message_answer(int fd, uint64_t unique, int error, const struct iovec *iov, int nb_iov)
+{
+	struct fuse_out_header out = {.error = error, .unique = unique};
+	struct iovec all[1 + REQUEST_IOV_MAX];
+	int res;
+
+	assert(nb_iov <= REQUEST_IOV_MAX);
+	all[0] = (struct iovec){.iov_base = &out, .iov_len = sizeof(out)};
+	if (error)
+		nb_iov = 0;
+	for (int i = 0; i < nb_iov; i++)
+		all[i + 1] = iov[i];
+	res = write_answer(fd, all, 1 + nb_iov);
+	if (res == 0 || res == -ENOENT || res == -ENODEV)
+		return res;
+	out.error = -EIO;
+	write_answer(fd, all, 1);
+	return res;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * message: takes messages of the kernel's FUSE protocol apart, for a transport that
- * has no library doing it.
+ * message: takes messages of the kernel's FUSE protocol apart and puts answers together, for
+ * a transport that has no library doing it.
  */
 #ifndef QCOW2FS_FUSE_MESSAGE_H
 #define QCOW2FS_FUSE_MESSAGE_H
@@ -35,7 +35,7 @@ int message_open(const void *bytes, size_t len_bytes, struct message *ret_messag
  */
 bool message_is_kept_out(const struct message *message, uid_t owner);
 
-/* A line on standard error. */
+/* A line for --debug. */
 void message_print(const struct message *message, const char *origin);
 
 /*
@@ -44,5 +44,12 @@ void message_print(const struct message *message, const char *origin);
  * zero bytes; or the -errno to answer with (-ENOSYS: the kernel need not ask again).
  */
 int message_parse(const struct message *message, struct request *request, size_t *ret_zero_bytes);
+
+/*
+ * Writes an answer to the device: error 0 and a payload of at most REQUEST_IOV_MAX pieces, or
+ * -errno without one. An answer that is refused is followed by a bare EIO, so that nobody
+ * waits for ever. Returns 0, or the -errno of the refusal.
+ */
+int message_answer(int fd, uint64_t unique, int error, const struct iovec *iov, int nb_iov);
 
 #endif

@@ -489,11 +489,21 @@ static void ask_host(void *arg)
 	handlers[request->op].fn(request);
 }
 
-/* Whoever receives, the reactor or a thread, waits for nobody: a helper does. */
-static void leave_to_asker(struct request *request)
+static void ask_attr(void *arg)
 {
-	request->job = (struct worker_job){.fn = ask_host, .arg = request};
+	reply_attr(arg);
+}
+
+/* Whoever receives, the reactor or a thread, waits for nobody: a helper does. */
+static void leave_to_asker(struct request *request, void (*ask)(void *arg))
+{
+	request->job = (struct worker_job){.fn = ask, .arg = request};
 	worker_submit(request->ops->askers, &request->job);
+}
+
+void reply_attr_from_asker(struct request *request)
+{
+	leave_to_asker(request, ask_attr);
 }
 
 void ops_dispatch(struct request *request)
@@ -514,7 +524,7 @@ void ops_dispatch(struct request *request)
 	else if (handler->writes && !request->node->writable)
 		request_reply_error(request, -EROFS);
 	else if (handler->asks_host)
-		leave_to_asker(request);
+		leave_to_asker(request, ask_host);
 	else if (handler->fn)
 		handler->fn(request);
 	else

@@ -68,8 +68,10 @@ int request_alloc(struct request *request, size_t len_bytes);
 /* Hands the request to a coroutine of the reactor. */
 void request_run(struct request *request, void (*fn)(void *arg));
 
-/* Answers GETATTR and SETATTR with the node's attributes. */
+/* Answers GETATTR and SETATTR with the node's attributes; may wait for the host's file system. */
 void reply_attr(struct request *request);
+/* The same from a helper: for the reactor, which waits for nobody. */
+void reply_attr_from_asker(struct request *request);
 /* Answers OPEN; the file can be opened as asked. */
 void reply_open(struct request *request);
 

@@ -32,15 +32,15 @@
  * Says what failed, at which offset of the file, and where that lies in the host's files, as far
  * as the mapping can be read.
  */
-static void coroutine_fn report(struct request *request, const char *what, uint64_t off, int error)
+static void coroutine_fn report(struct ops *ops, const struct node *node, const char *what,
+				uint64_t off, int error)
 {
-	const struct node *node = request->node;
 	struct image *image = node_image(node);
 	const char *path = image_info(image)->path;
 	struct map_extent extent;
 	unsigned nb_dropped;
 
-	if (!log_limit_pass(&request->ops->error_limit, &nb_dropped))
+	if (!log_limit_pass(&ops->error_limit, &nb_dropped))
 		return;
 	if (nb_dropped)
 		log_error("%u more I/O errors were not logged", nb_dropped);
@@ -61,7 +61,7 @@ static void coroutine_fn report(struct request *request, const char *what, uint6
 
 static void coroutine_fn fail(struct request *request, const char *what, uint64_t off, int error)
 {
-	report(request, what, off, error);
+	report(request->ops, request->node, what, off, error);
 	request_reply_error(request, error);
 }
 
@@ -240,7 +240,7 @@ void coroutine_fn ops_run_write(void *arg)
 	}
 	reactor_pass();
 	if (res < 0)
-		report(request, "write error", request->offset, res);
+		report(ops, node, "write error", request->offset, res);
 	else if (!direct && (uint64_t)fits < request->len_bytes)
 		res = -ENOSPC;
 	invalidator_reply(request, node, request->offset, (uint64_t)fits, res);
@@ -356,7 +356,7 @@ void coroutine_fn ops_run_fallocate(void *arg)
 		node_touch(node, request->offset, (uint64_t)fits);
 	}
 	if (res < 0)
-		report(request, "cannot change the allocation", request->offset, res);
+		report(request->ops, node, "cannot change the allocation", request->offset, res);
 	invalidator_reply(request, node, request->offset, (uint64_t)fits, res);
 }
 
@@ -383,7 +383,7 @@ void coroutine_fn ops_run_truncate(void *arg)
 	}
 	co_mutex_unlock(&node->disk->size_mutex);
 	if (res == 0)
-		reply_attr(request);
+		reply_attr_from_asker(request);
 	else if (res == -EPERM || node != node->disk->whole)
 		request_reply_error(request, res);
 	else
@@ -409,27 +409,37 @@ static int coroutine_fn write_pieces(struct image *image, uint64_t off,
 	return res;
 }
 
-/* Copies up to len_bytes; returns how much, or -errno when that is nothing. */
-static int64_t coroutine_fn copy_range(struct request *request, struct node *to, void *buf,
-				       uint64_t len_bytes)
+static int coroutine_fn copy_chunk(struct request *request, struct node *to, uint64_t done,
+				   uint64_t chunk_bytes)
 {
-	struct image *image = node_image(request->node);
-	uint64_t from_off = request->node->start_bytes + request->offset;
-	uint64_t to_off = to->start_bytes + request->offset_out, done = 0;
+	uint64_t from_off = request->offset + done, to_off = request->offset_out + done;
+	struct read_pieces pieces;
+	int res = image_read(node_image(request->node), request->node->start_bytes + from_off,
+			     request->buf, chunk_bytes, &pieces);
+
+	if (res < 0) {
+		report(request->ops, request->node, "read error", from_off, res);
+		return res;
+	}
+	res = write_pieces(to->disk->image, to->start_bytes + to_off, &pieces);
+	if (res < 0)
+		report(request->ops, to, "write error", to_off, res);
+	return res;
+}
+
+/* Copies up to len_bytes; returns how much, or -errno when that is nothing. */
+static int64_t coroutine_fn copy_range(struct request *request, struct node *to, uint64_t len_bytes)
+{
+	uint64_t done = 0;
 
 	while (done < len_bytes) {
-		struct read_pieces pieces;
-		uint64_t chunk = len_bytes - done;
-		int res;
+		uint64_t left = len_bytes - done;
+		uint64_t chunk_bytes = left < COPY_CHUNK_BYTES ? left : COPY_CHUNK_BYTES;
+		int res = copy_chunk(request, to, done, chunk_bytes);
 
-		if (chunk > COPY_CHUNK_BYTES)
-			chunk = COPY_CHUNK_BYTES;
-		res = image_read(image, from_off + done, buf, chunk, &pieces);
-		if (res == 0)
-			res = write_pieces(to->disk->image, to_off + done, &pieces);
 		if (res < 0)
 			return done ? (int64_t)done : res;
-		done += chunk;
+		done += chunk_bytes;
 	}
 	return (int64_t)done;
 }
@@ -456,7 +466,7 @@ void coroutine_fn ops_run_copy(void *arg)
 	if (res == 0)
 		res = make_room(request, to, request->offset_out, len_bytes);
 	if (res > 0) {
-		res = copy_range(request, to, request->buf, (uint64_t)res);
+		res = copy_range(request, to, (uint64_t)res);
 		node_touch(to, request->offset_out, res > 0 ? (uint64_t)res : 0);
 	}
 	invalidator_reply(request, to, request->offset_out, res > 0 ? (uint64_t)res : 0,

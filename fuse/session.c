@@ -375,6 +375,8 @@ static enum exit_status create_server(struct session *session)
 
 	if (res == 0)
 		res = create_ring(session);
+	if (res == 0)
+		res = log_start_thread();
 	if (res == 0) {
 		params.ops = session->ops;
 		params.ring = session->ring;

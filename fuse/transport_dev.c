@@ -165,22 +165,12 @@ static void pool_put(struct transport_dev *dev, struct receive_buf *buf)
 static int answer(const struct transport_dev *dev, uint64_t unique, int error,
 		  const struct iovec *iov, int nb_iov)
 {
-	struct fuse_out_header out = {.len = sizeof(out), .error = error, .unique = unique};
-	struct iovec all[1 + REQUEST_IOV_MAX];
+	int res = message_answer(dev->fd, unique, error, iov, nb_iov);
 
-	all[0] = (struct iovec){.iov_base = &out, .iov_len = sizeof(out)};
-	if (error)
-		nb_iov = 0;
-	for (int i = 0; i < nb_iov; i++) {
-		all[i + 1] = iov[i];
-		out.len += (uint32_t)iov[i].iov_len;
-	}
-	if (writev(dev->fd, all, nb_iov + 1) >= 0)
-		return 0;
-	/* ENOENT: nobody waits any more; ENODEV: unmounted. Else somebody waits for ever. */
-	if (errno != ENOENT && errno != ENODEV)
-		log_error("the kernel refused an answer: %s", strerror(errno));
-	return -errno;
+	/* ENOENT: nobody waits any more; ENODEV: unmounted. */
+	if (res < 0 && res != -ENOENT && res != -ENODEV)
+		log_error("the kernel refused an answer: %s", strerror(-res));
+	return res;
 }
 
 static int dev_reply(struct request *request, int error, const struct iovec *iov, int nb_iov)
@@ -251,7 +241,7 @@ static void fill_init(const struct transport_dev *dev, const struct fuse_init_in
 					      : MAX_WRITE_BYTES,
 		.time_gran = 1,
 	};
-	ret->max_pages = (uint16_t)(ret->max_write / PAGE_BYTES);
+	ret->max_pages = (uint16_t)(ret->max_write / (size_t)sysconf(_SC_PAGESIZE));
 }
 
 static void serve_init(struct transport_dev *dev, const struct message *message)
@@ -360,7 +350,8 @@ static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t le
 
 static bool is_large(const struct receive_buf *buf)
 {
-	return ((const struct fuse_in_header *)message_in(buf))->len > COPY_BYTES_MAX;
+	return ((const struct fuse_in_header *)message_in(buf))->len >
+	       WRITE_HEADER_BYTES + COPY_BYTES_MAX;
 }
 
 /* ---- whose turn it is to read ---- */
@@ -494,11 +485,20 @@ static ssize_t receive_message(const struct transport_dev *dev, const struct rec
 	return res;
 }
 
+/* The last one that runs tells whoever waits for the end. */
+static void count_ended(struct transport_dev *dev, unsigned nb_threads)
+{
+	uint64_t one = 1;
+
+	if (atomic_fetch_sub(&dev->nb_running, nb_threads) == nb_threads &&
+	    write(dev->ended_fd, &one, sizeof(one)) < 0)
+		log_error("cannot tell the end: %s", strerror(errno));
+}
+
 static void *receive(void *arg)
 {
 	struct transport_dev *dev = arg;
 	struct receive_buf *buf = NULL;
-	uint64_t one = 1;
 
 	while (take_turn(dev)) {
 		bool by_reactor;
@@ -517,9 +517,7 @@ static void *receive(void *arg)
 	end_turns(dev);
 	if (buf)
 		pool_put(dev, buf);
-	if (atomic_fetch_sub(&dev->nb_running, 1) == 1 &&
-	    write(dev->ended_fd, &one, sizeof(one)) < 0)
-		log_error("cannot tell the end: %s", strerror(errno));
+	count_ended(dev, 1);
 	return NULL;
 }
 
@@ -533,9 +531,9 @@ int transport_dev_start(struct transport_dev *dev, int ended_fd)
 		if (res == 0)
 			continue;
 		/* Fewer will do, none will not. */
-		dev->nb_running -= dev->params.nb_threads - dev->nb_threads;
 		if (!dev->nb_threads)
 			return res;
+		count_ended(dev, dev->params.nb_threads - dev->nb_threads);
 		break;
 	}
 	reactor_run(dev->params.reactor, run_source, dev);

@@ -10,6 +10,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -202,6 +205,37 @@ static void test_pieces_of_a_device_message(void **state)
 	assert_int_equal(message.head_bytes, 4);
 }
 
+/* What a refused answer is followed by: here the refusal is that it is too long. */
+static void test_refused_answer_becomes_an_error(void **state)
+{
+	static char data[1 << 20];
+	const struct iovec iov[2] = {{data, 100}, {data, sizeof(data)}};
+	struct {
+		struct fuse_out_header header;
+		char data[200];
+	} got;
+	int fds[2], bytes = 4096;
+
+	assert_return_code(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), errno);
+	assert_return_code(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), errno);
+	assert_int_equal(message_answer(fds[0], 7, 0, iov, 1), 0);
+	assert_int_equal(read(fds[1], &got, sizeof(got)), sizeof(got.header) + 100);
+	assert_int_equal(got.header.len, sizeof(got.header) + 100);
+	assert_int_equal(got.header.error, 0);
+
+	assert_int_equal(message_answer(fds[0], 8, 0, iov, 2), -EMSGSIZE);
+	assert_int_equal(recv(fds[1], &got, sizeof(got), MSG_DONTWAIT), sizeof(got.header));
+	assert_int_equal(got.header.len, sizeof(got.header));
+	assert_int_equal(got.header.error, -EIO);
+	assert_int_equal(got.header.unique, 8);
+
+	assert_int_equal(message_answer(fds[0], 9, -ENOENT, iov, 1), 0);
+	assert_int_equal(read(fds[1], &got, sizeof(got)), sizeof(got.header));
+	assert_int_equal(got.header.error, -ENOENT);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -214,6 +248,7 @@ int main(void)
 		cmocka_unit_test(test_answered_at_once),
 		cmocka_unit_test(test_unknown),
 		cmocka_unit_test(test_pieces_of_a_device_message),
+		cmocka_unit_test(test_refused_answer_becomes_an_error),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
