@@ -40,6 +40,8 @@
 
 #define WORKERS_MAX 4u
 #define READ_AHEAD_KIB 4096u
+/* How often to look whether a file is still open, where nothing else tells. */
+#define UNUSED_LOOK_MS 100
 
 struct session {
 	const struct options *options;
@@ -58,6 +60,7 @@ struct session {
 	const char *ring_note;        /* why not, or NULL */
 	char *mountpoint; /* absolute; NULL: somebody else mounted and passed a descriptor */
 	bool single_file; /* the mount point is a regular file */
+	bool leaving;     /* told to end while nothing can be unmounted */
 	int signal_fd, ended_fd;
 	enum exit_status status;
 };
@@ -558,7 +561,6 @@ static void end(struct session *session)
 /* The threads still wait for requests: they are told that it is over, and left behind. */
 static void end_at_once(struct session *session)
 {
-	log_warning("%s: ending while in use", session->options->mountpoint);
 	finish_images(session);
 	daemon_end(&session->daemon, session->status);
 }
@@ -570,7 +572,8 @@ static void unmount_for_signal(struct session *session)
 	int res;
 
 	daemon_notify("STOPPING=1");
-	if (!session->mountpoint)
+	session->leaving = !session->mountpoint;
+	if (session->leaving)
 		return;
 	res = mountpoint_detach(session->mountpoint, false);
 	if (res == 0)
@@ -582,12 +585,23 @@ static void unmount_for_signal(struct session *session)
 		log_error("%s: cannot be unmounted: %s", session->mountpoint, strerror(-res));
 }
 
+/* Of a mount that somebody else has to unmount. Returns as check_idle_ms(). */
+static int check_unused_ms(struct session *session)
+{
+	if (ops_idle_ns(session->ops) == 0)
+		return UNUSED_LOOK_MS;
+	log_info("%s: told to end; who mounted it has to unmount it", session->options->mountpoint);
+	end_at_once(session);
+}
+
 /* Unmounts when idle long enough. Returns how long to wait before looking again, -1: for ever. */
 static int check_idle_ms(struct session *session)
 {
 	uint64_t limit_ms = (uint64_t)session->options->idle_timeout_s * 1000u;
 	uint64_t idle_ms = ops_idle_ns(session->ops) / 1000000u;
 
+	if (session->leaving)
+		return check_unused_ms(session);
 	if (!limit_ms || !session->mountpoint)
 		return -1;
 	if (idle_ms < limit_ms)
@@ -613,8 +627,10 @@ static void serve(struct session *session)
 			return;
 		if (!fds[1].revents || read(session->signal_fd, &info, sizeof(info)) < 0)
 			continue;
-		if (nb_signals++ > 0)
+		if (nb_signals++ > 0) {
+			log_warning("%s: ending while in use", session->options->mountpoint);
 			end_at_once(session);
+		}
 		unmount_for_signal(session);
 	}
 }
