@@ -15,7 +15,7 @@
 
 static const char *const feature_names[] = {
 	"v2",       "v3",   "extl2",   "lazy", "backing", "compressed",
-	"snapshot", "data", "dataraw", "zstd", "grown",
+	"snapshot", "data", "dataraw", "zstd", "grown",   "extl2c",
 };
 
 static struct cell cells[CELLS_MAX];
@@ -76,6 +76,7 @@ const struct cell *cell_list(unsigned *ret_nb)
 		add_cell(4096, 16, CELL_ZSTD);
 		add_cell(65536, 1, CELL_ZSTD);
 		add_cell(512, 64, CELL_GROWN);
+		add_cell(16384, 16, CELL_EXTENDED_L2_COMPRESSED);
 	}
 	*ret_nb = nb_cells;
 	return cells;
@@ -195,6 +196,7 @@ static int create_image(const struct cell *cell, const char *dir)
 			      cell->refcount_bits);
 	switch (cell->feature) {
 	case CELL_EXTENDED_L2:
+	case CELL_EXTENDED_L2_COMPRESSED:
 		strcat(options, ",extended_l2=on");
 		break;
 	case CELL_LAZY:
@@ -219,10 +221,15 @@ static int create_image(const struct cell *cell, const char *dir)
 		   (unsigned long long)cell->nb_clusters * cell->cluster_size);
 }
 
+static bool is_compressed(const struct cell *cell)
+{
+	return cell->feature == CELL_COMPRESSED || cell->feature == CELL_ZSTD ||
+	       cell->feature == CELL_EXTENDED_L2_COMPRESSED;
+}
+
 static int fill_image(const struct cell *cell, const char *dir)
 {
-	const char *how =
-		cell->feature == CELL_COMPRESSED || cell->feature == CELL_ZSTD ? "-c" : "";
+	const char *how = is_compressed(cell) ? "-c" : "";
 	unsigned cs = cell->cluster_size;
 	char commands[1024];
 	int n = 0;

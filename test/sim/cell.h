@@ -6,7 +6,8 @@
  * made by qemu-img and qemu-io (so that the reader's and the writer's idea of the
  * format is not its own judge), kept in a folder and loaded from there. Illegal ones
  * have a reason, and are shown to be refused. A few cells beside the matrix cover
- * external data files, zstd, and an image just below the growth of its refcount table.
+ * external data files, zstd, an image just below the growth of its refcount table, and
+ * compressed clusters where entries have subclusters.
  *
  * Clusters of every image: 0, 1 and the last hold payloads (of the kind that the
  * feature says), 2 is a zero cluster (v2: payloads), the others are unallocated, or
@@ -31,6 +32,7 @@ enum cell_feature {
 	CELL_DATA_RAW,
 	CELL_ZSTD,
 	CELL_GROWN,
+	CELL_EXTENDED_L2_COMPRESSED,
 };
 
 struct cell {
