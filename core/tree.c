@@ -206,7 +206,7 @@ int coroutine_fn tree_unlink(struct writer *writer, uint64_t l1_off, uint32_t l1
 
 static int coroutine_fn is_alone(struct writer *writer, uint64_t host_off, bool *ret_alone)
 {
-	uint64_t value;
+	uint64_t value = 0;
 	int ret;
 
 	co_mutex_lock(&writer->alloc_mutex);

@@ -247,6 +247,70 @@ static void test_failing_snapshot_requests(void **state)
 	inject_v2(make_empty);
 }
 
+/* ---- damaged tables ---- */
+
+/* The L2 entry of the last guest cluster, below the L1 table whose offset stands at `field`. */
+static uint8_t *last_entry(struct lab *lab, uint64_t field)
+{
+	uint8_t *bytes = lab->sim.disk->files[0].bytes.data;
+	uint64_t l2_off = be64_get(bytes + be64_get(bytes + field)) & L1_OFFSET_MASK;
+
+	return bytes + l2_off + (lab->image.cell->nb_clusters - 1) * 8;
+}
+
+struct refusal {
+	struct lab *lab;
+	int coroutine_fn (*change)(struct image *image);
+	int result, close_result;
+};
+
+static void coroutine_fn refuse_main(void *arg)
+{
+	struct image_options options = {.writable = true};
+	struct refusal *refusal = arg;
+	struct image *image;
+
+	refusal->result = image_open(&refusal->lab->sim.disk->opener, CELL_IMAGE_NAME, &options,
+				     &image, NULL);
+	assert_int_equal(refusal->result, 0);
+	refusal->result = refusal->change(image);
+	refusal->close_result = image_close(image);
+}
+
+/* What was raised before the entry came to light is lowered again: nothing has changed. */
+static void refuses_damage(struct bench *bench, uint64_t field,
+			   int coroutine_fn (*change)(struct image *image))
+{
+	struct lab *lab = &bench->lab;
+	struct refusal refusal = {.lab = lab, .change = change};
+	uint64_t sound = be64_get(last_entry(lab, field));
+	const struct qcow2_header *header;
+
+	be64_put(last_entry(lab, field), sound + 512);
+	lab->sim.disk->mode = SIM_DIRECT;
+	reactor_run(lab->sim.reactor, refuse_main, &refusal);
+	assert_int_equal(refusal.result, -EIO);
+	assert_int_equal(refusal.close_result, 0);
+	be64_put(last_entry(lab, field), sound);
+	header = (const struct qcow2_header *)lab->sim.disk->files[0].bytes.data;
+	assert_false(be64_get(&header->incompatible_features) & INCOMPAT_DIRTY);
+	assert_int_equal(lab_count_leaks(lab), 0);
+	bench_close(bench);
+}
+
+static void test_damaged_table_is_not_shared(void **state)
+{
+	const struct qcow2_header *header;
+	struct bench bench;
+
+	bench_open(&bench, "c4k-r16-v3", write_anew, 4);
+	refuses_damage(&bench, offsetof(struct qcow2_header, l1_table_offset), create_two);
+	bench_open(&bench, "c4k-r16-snapshot", write_anew, 4);
+	header = (const struct qcow2_header *)bench.lab.sim.disk->files[0].bytes.data;
+	/* The table's first entry begins with the offset of its L1 table. */
+	refuses_damage(&bench, be64_get(&header->snapshots_offset), apply_one);
+}
+
 /* ---- another backing file ---- */
 
 /* The simulated disk finds files by the last part of their names. */
@@ -465,6 +529,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_delete_snapshot),
 		cmocka_unit_test(test_make_empty),
 		cmocka_unit_test(test_failing_snapshot_requests),
+		cmocka_unit_test(test_damaged_table_is_not_shared),
 		cmocka_unit_test(test_rebase),
 		cmocka_unit_test(test_failing_rebase_requests),
 		cmocka_unit_test(test_format),
