@@ -50,7 +50,7 @@ CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 blkid $(CORE_PKGS)
 
 # These goals compile nothing themselves, so they need no library yet.
-DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz coverage fmt fmt-check
+DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz coverage lint fmt fmt-check
 ifneq ($(filter-out $(DRY_GOALS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell command -v $(firstword $(PKG_CONFIG))),)
 $(error $(PKG_CONFIG) not found: run `make deps`)
@@ -306,27 +306,38 @@ deb:
 	$(Q)dist/deps.sh deb
 	$(Q)dist/deb.sh $(VERSION) $(B)/deb
 
-# Static analysis; a file that has been found clean is looked at again when it changes.
+# Static analysis; a file that has been found clean is looked at again when it or a header of
+# its changes.
 LINT_SRC   := $(filter %.c,$(IO_SRC) $(CORE_SRC) $(LIB_SRC) $(FUSE_SRC) $(TOOL_SRC))
 LINT_FLAGS  = -std=gnu11 $(ALL_CPPFLAGS) $(PKG_CFLAGS)
+LINT_DEPS   = $(Q)mkdir -p $(@D) && gcc $(LINT_FLAGS) -MM -MP -MT $@ -MF $@.d $<
 .PHONY: lint lint-gcc lint-tidy lint-cppcheck
 lint:
 	$(Q)dist/deps.sh lint
 	$(Q)$(MAKE) --keep-going lint-gcc lint-tidy lint-cppcheck
 lint-gcc: $(patsubst %,$(B)/lint/%.gcc,$(LINT_SRC))
 lint-tidy: $(patsubst %,$(B)/lint/%.tidy,$(LINT_SRC))
-$(B)/lint/%.gcc: %
+lint-cppcheck: $(B)/lint/cppcheck
+# What these allocate hangs in a field that their caller has passed, or in a hash; gcc loses
+# sight of both and reports leaks. The unit tests look for real ones, under ASan and valgrind.
+$(patsubst %,$(B)/lint/%.c.gcc,core/overlap core/snapshot fuse/options fuse/options_words): \
+	private LINT_EXCEPT := -Wno-analyzer-malloc-leak
+$(B)/lint/%.gcc: % $(B)/.flags
 	$(call say,GCC)
-	$(Q)mkdir -p $(@D) && gcc -O1 -fanalyzer -Werror $(LINT_FLAGS) -c -o $(@:.gcc=.o) $< && touch $@
-$(B)/lint/%.tidy: % .clang-tidy
+	$(LINT_DEPS)
+	$(Q)gcc -O1 -fanalyzer -Werror $(LINT_EXCEPT) $(LINT_FLAGS) -c -o $(@:.gcc=.o) $< && touch $@
+# Its standard error is shown but for the number of what it found in the headers of others.
+$(B)/lint/%.tidy: % .clang-tidy $(B)/.flags
 	$(call say,TIDY)
-	$(Q)mkdir -p $(@D) && clang-tidy --quiet $< -- $(LINT_FLAGS) 2>$@.log && touch $@ || \
-		{ cat $@.log >&2; exit 1; }
+	$(LINT_DEPS)
+	$(Q)clang-tidy --quiet $< -- $(LINT_FLAGS) 2>$@.log && touch $@; status=$$?; \
+		grep -v '^[0-9]* warnings* .*generated\.$$' $@.log >&2; exit $$status
 # Coroutines that wait stand in the queues of others, by addresses of their own variables.
-lint-cppcheck:
-	$(Q)cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability \
-		--inline-suppr --suppress=autoVariables --std=c11 $(ALL_CPPFLAGS) \
-		io core lib fuse tool
+$(B)/lint/cppcheck: $(wildcard io/*.[ch] core/*.[ch] lib/*.[ch] fuse/*.[ch] tool/*.[ch]) $(B)/.flags
+	$(call say,CPPCHECK)
+	$(Q)mkdir -p $@.cache && cppcheck --quiet --error-exitcode=1 --cppcheck-build-dir=$@.cache \
+		--enable=warning,performance,portability --inline-suppr --suppress=autoVariables \
+		--std=c11 $(ALL_CPPFLAGS) io core lib fuse tool && touch $@
 
 CLANG_FORMAT ?= clang-format
 fmt:

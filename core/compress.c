@@ -381,16 +381,18 @@ int coroutine_fn inflate_begin(struct inflate_op *op, struct image *image, uint6
 void coroutine_fn inflate_decode(struct inflate_op *op)
 {
 	struct worker_pool *workers = reactor_workers(co_reactor(co_self()));
+	int err;
 
 	if (!op->mine)
 		return;
 	op->waiter = co_self();
-	op->cluster->err = file_io_finish(&op->io);
-	op->codec = op->cluster->err ? NULL : take_codec(&op->image->inflate);
-	if (!op->cluster->err && !op->codec)
-		op->cluster->err = -ENOMEM;
-	if (op->cluster->err || !workers) {
-		if (!op->cluster->err)
+	err = file_io_finish(&op->io);
+	op->codec = err ? NULL : take_codec(&op->image->inflate);
+	if (!err && !op->codec)
+		err = -ENOMEM;
+	op->cluster->err = err;
+	if (err || !workers) {
+		if (!err)
 			inflate_job(op);
 		atomic_store(&op->state, STATE_DONE);
 		return;

@@ -449,8 +449,9 @@ int coroutine_fn write_copy_clusters(struct writer *writer, uint64_t guest_off, 
 	if (!ret)
 		ret = map_layer(writer->image, guest_off, min_u64(len_bytes, COPY_BYTES_MAX),
 				&extent);
-	if (!ret)
-		ret = plan_run(writer, &extent, guest_off + extent.len_bytes, &run);
+	if (ret)
+		return ret;
+	ret = plan_run(writer, &extent, guest_off + extent.len_bytes, &run);
 	if (ret)
 		return ret;
 	/* The request writes nothing itself: all of it is head. */

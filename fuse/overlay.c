@@ -148,7 +148,7 @@ static int coroutine_fn create_throw_away(const struct overlay_params *params, s
 {
 	const char *folder = getenv("TMPDIR");
 	char path[PATH_MAX];
-	struct file *file;
+	struct file *file = NULL;
 	int ret;
 
 	if (!folder || !*folder)
@@ -292,7 +292,7 @@ static int coroutine_fn check_kept(const struct overlay_params *params, const st
 static int coroutine_fn open_kept(const struct overlay_params *params, struct image *base,
 				  struct image **ret_image, struct error **reterr)
 {
-	struct file *file;
+	struct file *file = NULL;
 	int ret = check_kept(params, base, reterr);
 
 	if (ret == 0)

@@ -371,6 +371,14 @@ static void coroutine_fn check_ring(void *arg)
 	check->good = engine_uring_takes_cmds(check->engine);
 }
 
+static void free_ring(struct transport_uring *ring)
+{
+	if (ring->payloads)
+		munmap(ring->payloads, ring->nb_entries * ring->payload_bytes);
+	free(ring->entries);
+	free(ring);
+}
+
 int transport_uring_create(const struct transport_uring_params *params,
 			   struct transport_uring **ret_ring)
 {
@@ -396,8 +404,7 @@ int transport_uring_create(const struct transport_uring_params *params,
 	reactor_run(params->reactor, check_ring, &check);
 	res = check.good ? alloc_entries(ring) : -ENXIO;
 	if (res < 0) {
-		transport_uring_destroy(ring);
-		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): no entry is alive */
+		free_ring(ring);
 		return res;
 	}
 	*ret_ring = ring;
@@ -422,8 +429,5 @@ void transport_uring_destroy(struct transport_uring *ring)
 	 */
 	if (ring->nb_alive > 0)
 		return;
-	if (ring->payloads)
-		munmap(ring->payloads, ring->nb_entries * ring->payload_bytes);
-	free(ring->entries);
-	free(ring);
+	free_ring(ring);
 }

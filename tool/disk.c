@@ -45,14 +45,16 @@ int coroutine_fn disk_probe_file(struct file *file, const char **ret_format)
 }
 
 /* The format of a file that is not open yet: looked at without locks. */
-static int coroutine_fn probe(struct tool *tool, const char *path, const char **ret_format)
+static int coroutine_fn probe(struct tool *tool, const char *path, bool *ret_raw)
 {
+	const char *format = "";
 	struct file *file;
 	int status = open_file(tool, path, false, FILE_LOCK_NONE, &file);
 
 	if (status)
 		return status;
-	status = disk_probe_file(file, ret_format);
+	status = disk_probe_file(file, &format);
+	*ret_raw = !strcmp(format, "raw");
 	file_close(file);
 	return status;
 }
@@ -65,12 +67,12 @@ int coroutine_fn disk_open(struct tool *tool, const char *path, const char *form
 	struct error *error = NULL;
 	int status = STATUS_OK, ret;
 
-	if (!format)
-		status = probe(tool, path, &format);
+	if (format)
+		options.raw = !strcmp(format, "raw");
+	else
+		status = probe(tool, path, &options.raw);
 	if (status)
 		return status;
-	/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): probe() has set it */
-	options.raw = !strcmp(format, "raw");
 	if (options.raw && options.writable) {
 		status = open_file(tool, path, true, FILE_LOCK_WRITE, &disk.raw);
 		if (status)
