@@ -10,7 +10,7 @@
 #   make deps-test   ... and what the tests need on top of it
 #   make sim         the simulated disk: power cuts, faults, schedules
 #   make hostile     images that somebody has prepared
-#   make fuzz T=600  libFuzzer's targets, each for T seconds
+#   make fuzz T=600  libFuzzer's targets, each for T seconds; make fuzz-afl T=600 the same with AFL++
 #   make coverage    lines and branches of core/ that unit tests and the fuzz corpus reach
 #   make lint        static analysis: gcc -fanalyzer, clang-tidy, cppcheck
 #   make bench       fio, side by side with the peers
@@ -50,7 +50,7 @@ CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 blkid $(CORE_PKGS)
 
 # These goals compile nothing themselves, so they need no library yet.
-DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz coverage lint fmt fmt-check
+DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz fuzz-afl coverage lint fmt fmt-check
 ifneq ($(filter-out $(DRY_GOALS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell command -v $(firstword $(PKG_CONFIG))),)
 $(error $(PKG_CONFIG) not found: run `make deps`)

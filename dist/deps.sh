@@ -1,16 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# deps.sh build|demo|test|bench|fuzz|lint|deb: installs the packages that building, the
-# demonstration, the tests, the measurements, fuzzing, static analysis or a Debian package
-# need, with the system's own package manager. Does nothing, quickly, when all of them are there. Uses sudo when it does not run
-# as root.
+# deps.sh build|demo|test|bench|fuzz|afl|lint|deb: installs the packages that building, the
+# demonstration, the tests, the measurements, fuzzing (with libFuzzer or AFL++), static analysis
+# or a Debian package need, with the system's own package manager. Does nothing, quickly, when all
+# of them are there. Uses sudo when it does not run as root.
 set -eu
 
 level=${1:-build}
 case $level in
-build | demo | test | bench | fuzz | lint | deb) ;;
-*) echo "usage: $0 build|demo|test|bench|fuzz|lint|deb" >&2; exit 1 ;;
+build | demo | test | bench | fuzz | afl | lint | deb) ;;
+*) echo "usage: $0 build|demo|test|bench|fuzz|afl|lint|deb" >&2; exit 1 ;;
 esac
 
 if command -v apt-get >/dev/null; then
@@ -23,6 +23,7 @@ if command -v apt-get >/dev/null; then
 	      clang-format g++ gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 	bench="python3 qemu-utils qemu-system-common libnbd-bin fio"
 	fuzz="python3 clang llvm libclang-rt-dev"
+	afl="python3 afl++"
 	lint="python3 clang-tidy cppcheck"
 	deb="dpkg-dev debhelper fakeroot lintian"
 elif command -v dnf >/dev/null; then
@@ -35,6 +36,7 @@ elif command -v dnf >/dev/null; then
 	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
 	bench="python3 qemu-img qemu-common libnbd fio"
 	fuzz="python3 clang llvm compiler-rt"
+	afl="python3 american-fuzzy-lop-clang"
 	lint="python3 clang-tools-extra cppcheck"
 elif command -v pacman >/dev/null; then
 	manager=pacman
@@ -69,6 +71,7 @@ demo) wanted="$wanted $demo" ;;
 test) wanted="$wanted $demo $test" ;;
 bench) wanted="$wanted $bench" ;;
 fuzz) wanted="$wanted $fuzz" ;;
+afl) wanted="$wanted ${afl?AFL++ is to be installed by hand here}" ;;
 lint) wanted="$wanted $lint" ;;
 deb) wanted="$wanted ${deb?a Debian package is built on Debian or Ubuntu}" ;;
 esac

@@ -1,8 +1,8 @@
 # Fuzzing (clang's libFuzzer, with the address and undefined-behaviour sanitizers).
 #   make fuzz T=600    every target for T seconds, two at a time; what they found before is kept
 #                      below build/fuzz/corpus. Not 0 when one finds something.
+#   make fuzz-afl T=600  the same with AFL++, below build/afl
 #   make fuzz-targets  the programs alone, with the compiler and the flags given
-#                      (AFL++: make fuzz-targets CC=afl-clang-fast B=build/afl FUZZ_MAIN=-fsanitize=fuzzer)
 # The targets are test/fuzz/fuzz_*.c. Without a fuzzer they are linked with driver.c, which
 # runs them over files: test/it/fuzz-regress does so.
 
@@ -24,10 +24,15 @@ $(B)/test/fuzz/seeds: $(B)/test/fuzz/seeds.o $(FUZZ_WORLD) $(LIBS)
 	$(call link,$(CORE_LIBS))
 
 T ?= 600
-.PHONY: fuzz fuzz-targets
+.PHONY: fuzz fuzz-afl fuzz-targets
 fuzz-targets: $(FUZZ)
 fuzz:
 	$(Q)dist/deps.sh fuzz
 	$(Q)$(MAKE) fuzz-targets SAN=address B=build/fuzz CC=clang \
 		CFLAGS='-O1 -g $(FUZZ_FLAGS)' FUZZ_MAIN=-fsanitize=fuzzer
 	$(Q)test/fuzz/run --seconds $(T) build/fuzz
+fuzz-afl:
+	$(Q)dist/deps.sh afl
+	$(Q)AFL_QUIET=1 $(MAKE) fuzz-targets SAN=address B=build/afl CC=afl-clang-fast \
+		CFLAGS='-O1 -g -fno-omit-frame-pointer' FUZZ_MAIN=-fsanitize=fuzzer
+	$(Q)test/fuzz/run --afl --seconds $(T) build/afl
