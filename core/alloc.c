@@ -5,7 +5,7 @@
  * Where clusters come from, in this order: what was freed since opening (free_runs),
  * what a scan of the refcounts finds (it goes on where it stopped and looks at a bounded
  * number of slices per call), and the end of the file (tail). So that no allocation
- * scans the whole table, however fragmented the image is.
+ * scans the whole table, however fragmented the image is. What ahead.h keeps goes first.
  *
  * A range without a refcount block gets one from its first cluster, which describes
  * itself; beyond the refcount table's end a larger table is written next to the blocks
@@ -13,6 +13,7 @@
  */
 #include "core/alloc.h"
 
+#include "core/ahead.h"
 #include "core/flush.h"
 #include "core/refcount.h"
 #include "io/buf.h"
@@ -401,10 +402,15 @@ static int coroutine_fn take_area(struct writer *writer, uint64_t nb, struct sea
 /* Finds clusters and makes their refcounts 1. */
 static int coroutine_fn take(struct writer *writer, struct search *s)
 {
+	uint64_t nb_max = s->nb_max;
 	int ret;
 
 	if (s->nb_min >= 1ull << writer->refblock_bits)
 		return take_area(writer, s->nb_min, s);
+	s->nb = ahead_take(writer, s->nb_min, nb_max, &s->first);
+	if (s->nb)
+		return 0;
+	s->nb_max += ahead_wanted(writer);
 	ret = search(writer, s);
 	if (!ret)
 		ret = check_unowned(writer, s->first, s->nb);
@@ -412,6 +418,10 @@ static int coroutine_fn take(struct writer *writer, struct search *s)
 		ret = refcount_set_run(writer, s->first, s->nb, 1);
 		if (ret)
 			refcount_set_run(writer, s->first, s->nb, 0);
+	}
+	if (!ret && s->nb > nb_max) {
+		ahead_keep(writer, s->first + nb_max, s->nb - nb_max);
+		s->nb = nb_max;
 	}
 	return ret;
 }
@@ -431,6 +441,7 @@ int coroutine_fn alloc_clusters(struct writer *writer, uint64_t nb_min, uint64_t
 		*ret_zero = *ret_host_off >= writer->zero_from;
 		writer->zero_from = max_u64(writer->zero_from, (s.first + s.nb) << bits);
 		writer->image->stats.nb_allocated_clusters += s.nb;
+		writer->ahead.nb_needed += s.nb;
 	}
 	co_mutex_unlock(&writer->alloc_mutex);
 	return ret;

@@ -11,6 +11,7 @@
  */
 #include "core/write.h"
 
+#include "core/ahead.h"
 #include "core/alloc.h"
 #include "core/flush.h"
 #include "core/map.h"
@@ -492,6 +493,8 @@ int coroutine_fn image_flush(struct image *image)
 	int ret;
 
 	co_rwlock_rdlock(&image->resize_lock);
+	if (image->writer)
+		ahead_note_flush(image->writer);
 	ret = image->writer ? flush_run(image->writer) : 0;
 	image->stats.nb_flushes++;
 	co_rwlock_unlock(&image->resize_lock);

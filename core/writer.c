@@ -4,6 +4,7 @@
  */
 #include "core/writer.h"
 
+#include "core/ahead.h"
 #include "core/bitmap.h"
 #include "core/flush.h"
 #include "core/release.h"
@@ -55,15 +56,27 @@ void run_list_free(struct run_list *list)
 
 /* ---- write-back in the background ---- */
 
+static void arm_writeback(struct writer *writer)
+{
+	struct reactor *reactor = writer->image->file->reactor;
+
+	if (!writer->closing && !writer->writeback_timer.armed && !writer->writeback_running)
+		timer_arm(reactor, &writer->writeback_timer,
+			  reactor_now_ns(reactor) + WRITEBACK_DELAY_NS);
+}
+
 static void coroutine_fn writeback_main(void *arg)
 {
 	struct writer *writer = arg;
+	bool keeps = ahead_look(writer);
 
 	flush_run(writer); /* a failure shows at the next fsync; here it is tried again */
 	writer->writeback_running = false;
 	co_queue_wake_all(&writer->idle);
 	if (writer->unflushed && !writer->failed)
 		writer_note_write(writer);
+	else if (keeps)
+		arm_writeback(writer);
 }
 
 static void spawn_writeback(struct writer *writer)
@@ -85,16 +98,13 @@ static void writeback_due(struct timer *timer)
 
 void writer_note_write(struct writer *writer)
 {
-	struct reactor *reactor = writer->image->file->reactor;
-
 	writer->unflushed = true;
 	if (writer->failed || writer->closing)
 		return;
 	if (writer->image->l2_cache.nb_dirty > DIRTY_SLICES_MAX)
 		spawn_writeback(writer);
-	else if (!writer->writeback_timer.armed && !writer->writeback_running)
-		timer_arm(reactor, &writer->writeback_timer,
-			  reactor_now_ns(reactor) + WRITEBACK_DELAY_NS);
+	else
+		arm_writeback(writer);
 }
 
 /* ---- opening ---- */
@@ -202,6 +212,7 @@ int coroutine_fn writer_close(struct image *image)
 
 	writer->closing = true;
 	timer_disarm(reactor, &writer->writeback_timer);
+	ahead_give_back(writer);
 	/* A round lets clusters go, whose refcounts the next one stores. */
 	do {
 		ret = flush_run(writer);

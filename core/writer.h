@@ -45,6 +45,15 @@ struct run_list {
 	size_t nb, nb_max;
 };
 
+/* Clusters taken before anybody needs them (ahead.h): nothing points there, refcounts are 1. */
+struct ahead {
+	uint64_t first, nb;
+	bool extends_file;   /* zeros were written over them, beyond the end of what is used */
+	bool used;           /* since ahead_look() */
+	unsigned nb_needed;  /* clusters taken since the guest's last flush */
+	unsigned nb_flushes; /* in a row that needed few clusters each */
+};
+
 struct writer {
 	struct image *image;
 	struct cache ref_cache; /* refcount table and refcount blocks */
@@ -58,7 +67,8 @@ struct writer {
 	struct run_list free_runs; /* freed since opening, to be reused first */
 	uint64_t scan;             /* clusters below have been looked at */
 	uint64_t tail;             /* where to go on when looking takes too long */
-	uint64_t zero_from;        /* host bytes from here on have never been written */
+	uint64_t zero_from;        /* host bytes from here on have never been handed out */
+	struct ahead ahead;
 
 	/* write-back */
 	struct co_mutex flush_mutex;

@@ -603,8 +603,8 @@ int coroutine_fn file_punch(struct file *file, uint64_t host_off, uint64_t len_b
 }
 
 /* Writes zeros from one block of memory that all pieces share. */
-static int coroutine_fn write_zeros(struct file *file, uint64_t host_off, uint64_t len_bytes,
-				    enum io_tag tag)
+int coroutine_fn file_write_zeros(struct file *file, uint64_t host_off, uint64_t len_bytes,
+				  enum io_tag tag)
 {
 	static char zeros[64 << 10] __attribute__((aligned(BUF_ALIGN)));
 	struct iovec iov[16];
@@ -641,15 +641,15 @@ static int coroutine_fn zero_by(struct file *file, enum io_op op, uint64_t host_
 	start = round_up(host_off, file->align);
 	end = round_down(host_off + len_bytes, file->align);
 	if (start >= end)
-		return write_zeros(file, host_off, len_bytes, tag);
+		return file_write_zeros(file, host_off, len_bytes, tag);
 
 	ret = fallocate_blocks(file, op, start, end - start, tag);
 	if (ret == -EOPNOTSUPP)
-		ret = write_zeros(file, start, end - start, tag);
+		ret = file_write_zeros(file, start, end - start, tag);
 	if (!ret)
-		ret = write_zeros(file, host_off, start - host_off, tag);
+		ret = file_write_zeros(file, host_off, start - host_off, tag);
 	if (!ret)
-		ret = write_zeros(file, end, host_off + len_bytes - end, tag);
+		ret = file_write_zeros(file, end, host_off + len_bytes - end, tag);
 	return ret;
 }
 

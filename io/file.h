@@ -114,7 +114,10 @@ int coroutine_fn file_punch(struct file *file, uint64_t host_off, uint64_t len_b
 /* Range reads as zeros afterwards: by fallocate, or by writing zeros. */
 int coroutine_fn file_zero(struct file *file, uint64_t host_off, uint64_t len_bytes,
 			   enum io_tag tag);
-/* The same, by a hole where possible: the host gets its space back. */
+/* The same, always by writing them: overwriting needs no more space and no metadata later. */
+int coroutine_fn file_write_zeros(struct file *file, uint64_t host_off, uint64_t len_bytes,
+				  enum io_tag tag);
+/* As file_zero(), by a hole where possible: the host gets its space back. */
 int coroutine_fn file_zero_free(struct file *file, uint64_t host_off, uint64_t len_bytes,
 				enum io_tag tag);
 /* Reserves host space (never shrinks, never changes contents); -EOPNOTSUPP is possible. */

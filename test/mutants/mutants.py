@@ -30,6 +30,7 @@ SCHEDULES = ["test/sim/sim --check --part schedules"]
 NAMED = ["test/unit/test_peer_bugs"]
 RACES = ["test/unit/test_races"]
 LEAKS = ["test/unit/test_leaks"]
+AHEAD = ["test/unit/test_ahead"]
 FEATURES = ["test/unit/test_features"]
 
 
@@ -130,6 +131,21 @@ mutant("alloc-no-refcount", "an allocated cluster keeps refcount 0",
        [line("core/write.c", "ret = alloc_clusters(writer, 1, run->nb_clusters, &run->host_off, &nb, &run->zero); /* I1 */"),
         line("core/table.c", "int ret = alloc_clusters(writer, 1, 1, &new_off, &nb, &zero); /* I1 */"),
         line("core/discard.c", "ret = alloc_clusters(writer, 1, nb_clusters, &host_off, &nb, &zero); /* I1 */")])
+mutant("ahead-without-refcounts", "clusters taken ahead keep refcount 0",
+       [("core/alloc.c", "\t\tret = refcount_set_run(writer, s->first, s->nb, 1);\n",
+         "\t\tret = refcount_set_run(writer, s->first, min_u64(s->nb, nb_max), 1);\n")], AHEAD)
+mutant("ahead-hands-out-twice", "a cluster taken ahead is kept when it is handed out",
+       [("core/ahead.c", "\tahead->first += nb;\n", "")], AHEAD)
+mutant("ahead-is-kept-for-ever", "what was taken ahead is not given back when the image is closed",
+       [("core/writer.c", "\tahead_give_back(writer);\n", "")], AHEAD)
+mutant("ahead-is-kept-when-quiet", "what was taken ahead is given back only at the end",
+       [("core/ahead.c", "\tif (!ahead->used && ahead->nb)\n\t\tahead_give_back(writer);\n", "")],
+       AHEAD)
+mutant("ahead-keeps-refcounts", "giving back does not lower refcounts",
+       [("core/ahead.c", "\tif (refcount_set_run(writer, first, nb, 0))\n\t\treturn;\n", "")], AHEAD)
+mutant("ahead-cuts-the-file", "giving back ends the file whatever lies behind",
+       [("core/ahead.c", "\tif (file->size_bytes <= end && writer->zero_from <= start)\n",
+         "\tif (true)\n")], AHEAD)
 mutant("alloc-frees-table-first", "the old refcount table is freed before the header has switched",
        [("core/alloc.c", "\tif (!ret)\n\t\tret = flush_switch_reftable(writer, (t.first + t.nb_blocks) << bits, t.nb_clusters);\n",
          "\tif (!ret)\n\t\tfree_old_table(writer, old_off, old_nb);\n"
@@ -149,7 +165,7 @@ mutant("alloc-hands-out-metadata", "clusters of refcount 0 that hold tables are 
        NAMED)
 mutant("alloc-no-mutex", "two allocations at once",
        [("core/alloc.c", "\tco_mutex_lock(&writer->alloc_mutex);\n\tret = take(writer, &s);\n", "\tret = take(writer, &s);\n"),
-        ("core/alloc.c", "\t\twriter->image->stats.nb_allocated_clusters += s.nb;\n\t}\n\tco_mutex_unlock(&writer->alloc_mutex);\n",
+        ("core/alloc.c", "\t\twriter->image->stats.nb_allocated_clusters += s.nb;\n\t\twriter->ahead.nb_needed += s.nb;\n\t}\n\tco_mutex_unlock(&writer->alloc_mutex);\n",
          "\t\twriter->image->stats.nb_allocated_clusters += s.nb;\n\t}\n")], GROWTH + SCHEDULES)
 mutant("alloc-knows-too-many-zeros", "reused clusters are taken for untouched ones",
        [("core/alloc.c", "*ret_zero = *ret_host_off >= writer->zero_from;", "*ret_zero = true;")],
