@@ -221,6 +221,74 @@ static void test_lost_refcount_block(void **state)
 	repairs("c4k-r16-snapshot", damage_block, 0, repair_all);
 }
 
+/* ---- on a block device, which does not grow ---- */
+
+#define SPARE_CLUSTERS 8u
+
+static int coroutine_fn repair_device(struct file *file)
+{
+	uint64_t size_bytes = file->size_bytes;
+	int ret;
+
+	file->is_block_device = true;
+	ret = repair(file, CHECK_REPAIR_ALL);
+	assert_int_equal(file->size_bytes, size_bytes);
+	return ret;
+}
+
+static void damage_block_before_spare_room(struct lab *lab)
+{
+	struct sim_bytes *bytes = &lab->sim.disk->files[0].bytes;
+
+	damage_block(lab);
+	sim_bytes_resize(bytes, (bytes->size / CLUSTER + SPARE_CLUSTERS) * CLUSTER);
+}
+
+static void test_lost_refcount_block_on_a_device(void **state)
+{
+	repairs("c4k-r16-v3", damage_block_before_spare_room, 0, repair_device);
+	repairs("c4k-r16-snapshot", damage_block_before_spare_room, 0, repair_device);
+}
+
+struct device_repair {
+	struct lab *lab;
+	int result;
+};
+
+static void coroutine_fn device_repair_main(void *arg)
+{
+	struct device_repair *run = arg;
+	struct opener *opener = &run->lab->sim.disk->opener;
+	struct file *file;
+
+	run->result = opener->open(opener, OPENER_IMAGE, NULL, CELL_IMAGE_NAME, true,
+				   FILE_LOCK_NONE, &file, NULL);
+	assert_int_equal(run->result, 0);
+	run->result = repair_device(file);
+	file_close(file);
+}
+
+/* Where the device ends with the last cluster in use, nothing is written. */
+static void test_full_device(void **state)
+{
+	struct lab lab;
+	struct device_repair run = {.lab = &lab};
+	struct sim_bytes *bytes, before;
+
+	lab_open(&lab, "c4k-r16-v3");
+	lab_prepare(&lab, 1, NULL, 0, 1);
+	damage_block(&lab);
+	bytes = &lab.sim.disk->files[0].bytes;
+	sim_bytes_copy(&before, bytes);
+	lab.sim.disk->mode = SIM_DIRECT;
+	reactor_run(lab.sim.reactor, device_repair_main, &run);
+	assert_int_equal(run.result, -ENOSPC);
+	assert_int_equal(bytes->size, before.size);
+	assert_memory_equal(bytes->data, before.data, before.size);
+	sim_bytes_free(&before);
+	lab_close(&lab);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -229,6 +297,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_shared_clusters),
 		cmocka_unit_test(test_dirty_image),
 		cmocka_unit_test(test_lost_refcount_block),
+		cmocka_unit_test(test_lost_refcount_block_on_a_device),
+		cmocka_unit_test(test_full_device),
 	};
 
 	if (argc > 1)
