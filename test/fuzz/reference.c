@@ -10,6 +10,7 @@
 #include <zlib.h>
 #ifndef NO_ZSTD
 #include <zstd.h>
+#include <zstd_errors.h>
 #endif
 
 /* ---- bytes ---- */
@@ -185,6 +186,9 @@ static enum verdict inflate_deflate(const uint8_t *in, size_t in_bytes, uint8_t 
 }
 
 #ifndef NO_ZSTD
+/* More than a cluster can need. A window is memory here; who inflates in place needs none. */
+#define WINDOW_LOG_MAX 23
+
 static enum verdict inflate_zstd(const uint8_t *in_data, size_t in_bytes, uint8_t *out_data,
 				 size_t out_bytes)
 {
@@ -195,6 +199,7 @@ static enum verdict inflate_zstd(const uint8_t *in_data, size_t in_bytes, uint8_
 
 	if (!stream)
 		abort();
+	ZSTD_DCtx_setParameter(stream, ZSTD_d_windowLogMax, WINDOW_LOG_MAX);
 	while (out.pos < out.size && !ZSTD_isError(res)) {
 		size_t before = in.pos + out.pos;
 
@@ -203,6 +208,8 @@ static enum verdict inflate_zstd(const uint8_t *in_data, size_t in_bytes, uint8_
 			break;
 	}
 	ZSTD_freeDStream(stream);
+	if (ZSTD_getErrorCode(res) == ZSTD_error_frameParameter_windowTooLarge)
+		return VERDICT_UNSURE;
 	return out.pos < out.size ? VERDICT_BAD : VERDICT_GOOD;
 }
 #else
