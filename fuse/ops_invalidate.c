@@ -19,6 +19,7 @@
  * pay nothing.
  */
 #include "fuse/ops_int.h"
+#include "io/thread.h"
 
 #include <errno.h>
 #include <linux/fuse.h>
@@ -219,11 +220,10 @@ static int start(struct invalidator *invalidator)
 	pthread_mutex_init(&invalidator->mutex, NULL);
 	pthread_cond_init(&invalidator->filled, NULL);
 	invalidator->tail = &invalidator->head;
-	res = pthread_create(&invalidator->thread, NULL, serve, invalidator);
-	if (res)
-		return -res;
+	res = thread_start(&invalidator->thread, "qf-invalidate", serve, invalidator);
+	if (res < 0)
+		return res;
 	invalidator->started = true;
-	pthread_setname_np(invalidator->thread, "qf-invalidate");
 	return 0;
 }
 

@@ -4,10 +4,30 @@
  *
  * The mask is inherited at creation, so it is set around it: there is no moment
  * at which the new thread could take a signal.
+ *
+ * A thread names itself: naming another one means opening a file of /proc, which a confined
+ * process cannot.
  */
 #include "io/thread.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
+
+struct beginning {
+	const char *name;
+	void *(*fn)(void *arg);
+	void *arg;
+};
+
+static void *begin(void *arg)
+{
+	struct beginning beginning = *(struct beginning *)arg;
+
+	free(arg);
+	pthread_setname_np(pthread_self(), beginning.name);
+	return beginning.fn(beginning.arg);
+}
 
 int thread_start(pthread_t *ret_thread, const char *name, void *(*fn)(void *arg), void *arg)
 {
@@ -17,13 +37,19 @@ int thread_start(pthread_t *ret_thread, const char *name, void *(*fn)(void *arg)
 	for (unsigned i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
 		sigdelset(&blocked, faults[i]);
 
+	struct beginning *beginning = malloc(sizeof(*beginning));
+	if (!beginning)
+		return -ENOMEM;
+	*beginning = (struct beginning){.name = name, .fn = fn, .arg = arg};
+
 	pthread_t thread;
 	pthread_sigmask(SIG_SETMASK, &blocked, &before);
-	int err = pthread_create(&thread, NULL, fn, arg);
+	int err = pthread_create(&thread, NULL, begin, beginning);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (err)
+	if (err) {
+		free(beginning);
 		return -err;
-	pthread_setname_np(thread, name);
+	}
 	*ret_thread = thread;
 	return 0;
 }
