@@ -296,12 +296,9 @@ static void coroutine_fn register_entries(void *arg)
 {
 	struct transport_uring *ring = arg;
 
-	for (unsigned i = 0; i < ring->nb_entries; i++) {
-		struct entry *entry = &ring->entries[i];
-
-		entry->cmd.fd = ring->fd;
-		engine_uring_submit_cmd(ring->engine, &entry->cmd);
-	}
+	engine_uring_set_cmd_file(ring->engine, ring->fd);
+	for (unsigned i = 0; i < ring->nb_entries; i++)
+		engine_uring_submit_cmd(ring->engine, &ring->entries[i].cmd);
 }
 
 void transport_uring_start(struct transport_uring *ring, int fd, struct transport *device)

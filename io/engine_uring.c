@@ -13,6 +13,8 @@
  *     was forked, the ring is idle and is made anew, and the files registered again.
  *  U3 While the engine sleeps, a poll on the eventfd of `mail` is armed, and one on what is
  *     watched.
+ *  U4 Through a confined ring goes what uring_setup.c permits, and registered files only. A
+ *     file that could not be registered is served by workers.
  *
  * Commands of files (engine_uring.h) have a FIFO and a share of the completion queue of
  * their own, and are told from requests by the lowest bit of what comes back.
@@ -27,6 +29,7 @@
 #include "io/file.h"
 #include "io/reactor.h"
 #include "io/sanitizer.h"
+#include "io/uring_setup.h"
 #include "io/worker.h"
 
 #include <assert.h>
@@ -39,20 +42,20 @@
 #include <string.h>
 #include <unistd.h>
 
-#define NB_SQ_ENTRIES 256
 #define NB_CQ_ENTRIES 2048
-#define NB_FILES 256   /* registered; further files are used by their descriptors */
 #define NB_CQ_SPARE 32 /* completions of polls */
+
+/* Registered: files of images (further ones are used by their descriptors), and three more. */
+#define NB_FILES 510
+#define SLOT_MAIL NB_FILES /* the eventfd of `mail` */
+#define SLOT_CMD (NB_FILES + 1)
+#define SLOT_WATCH (NB_FILES + 2)
+#define NB_SLOTS (NB_FILES + 3)
 
 #define SQE128_BYTES 128
 /* In the user data of a completion: it is a command's, or the watch's. */
 #define CMD_MARK 1u
 #define WATCH_MARK 2u
-
-/* Not in every liburing this builds with; it is passed through to the kernel. */
-#ifndef IORING_SETUP_TASKRUN_FLAG
-#define IORING_SETUP_TASKRUN_FLAG (1U << 9)
-#endif
 
 static const struct engine_ops uring_ops;
 
@@ -67,12 +70,14 @@ struct engine_uring {
 
 	struct io_uring ring;
 	bool have_ring;
+	bool confined;   /* U4 */
 	pid_t owner_tid; /* U2 */
 	unsigned owner_generation;
 	bool files_registered;
 	bool poll_armed; /* U3 */
 	bool poll_once;  /* the kernel has no multishot poll */
 	bool watch_armed;
+	int watch_fd; /* in SLOT_WATCH, -1: none */
 
 	unsigned nb_inflight, max_inflight; /* U1 */
 	struct request_list queue;          /* submitted by the reactor, not yet in the ring */
@@ -80,38 +85,10 @@ struct engine_uring {
 
 	struct uring_cmd *cmds_head, *cmds_tail; /* not yet in the ring */
 	unsigned max_cmds;                       /* 0: the ring takes none */
+	int cmd_fd;                              /* in SLOT_CMD, -1: none */
 };
 
 /* ---- the ring ---- */
-
-/* From the best set up down to what every kernel knows: each line drops one thing. */
-static const unsigned setup_flags[] = {
-	IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER |
-		IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-	IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER |
-		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-	IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN |
-		IORING_SETUP_TASKRUN_FLAG,
-	IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL,
-	IORING_SETUP_CQSIZE,
-	0,
-};
-
-static int setup_ring(struct io_uring *ring, unsigned max_cmds)
-{
-	int ret = -EINVAL;
-
-	for (size_t i = 0; ret == -EINVAL && i < sizeof(setup_flags) / sizeof(setup_flags[0]);
-	     i++) {
-		struct io_uring_params params = {
-			.flags = setup_flags[i] | (max_cmds ? IORING_SETUP_SQE128 : 0),
-			.cq_entries = NB_CQ_ENTRIES + max_cmds,
-		};
-
-		ret = io_uring_queue_init_params(NB_SQ_ENTRIES, ring, &params);
-	}
-	return ret;
-}
 
 /* Kernels from 5.6 on know all of these. */
 static int check_operations(struct io_uring *ring)
@@ -130,13 +107,18 @@ static int check_operations(struct io_uring *ring)
 	return ret;
 }
 
-static void register_file(struct engine_uring *uring, int index, int fd)
+/* A file that cannot be registered is used by its descriptor; in a confined ring, by no one. */
+static bool register_file(struct engine_uring *uring, int slot, int fd)
 {
-	if (!uring->files_registered ||
-	    io_uring_register_files_update(&uring->ring, (unsigned)index, &fd, 1) == 1)
-		return;
-	io_uring_unregister_files(&uring->ring);
-	uring->files_registered = false;
+	if (!uring->files_registered)
+		return false;
+	if (io_uring_register_files_update(&uring->ring, (unsigned)slot, &fd, 1) == 1)
+		return true;
+	if (!uring->confined) {
+		io_uring_unregister_files(&uring->ring);
+		uring->files_registered = false;
+	}
+	return false;
 }
 
 static void close_ring(struct engine_uring *uring)
@@ -166,23 +148,42 @@ static bool owns_ring(const struct engine_uring *uring)
 	return uring->owner_tid == thread_id() && uring->owner_generation == io_fork_generation();
 }
 
+/* False: not all of them, and some may have to be used by their descriptors. */
+static bool register_files(struct engine_uring *uring)
+{
+	bool all;
+
+	uring->files_registered = io_uring_register_files_sparse(&uring->ring, NB_SLOTS) == 0;
+	all = register_file(uring, SLOT_MAIL, uring->mail.fd);
+	if (uring->cmd_fd >= 0)
+		all &= register_file(uring, SLOT_CMD, uring->cmd_fd);
+	if (uring->watch_fd >= 0)
+		all &= register_file(uring, SLOT_WATCH, uring->watch_fd);
+	for (int i = 0; i < NB_FILES; i++)
+		if (uring->files[i])
+			all &= register_file(uring, i, uring->files[i]->fd);
+	return all;
+}
+
 static int open_ring(struct engine_uring *uring)
 {
-	int ret = setup_ring(&uring->ring, uring->max_cmds);
+	bool confined = uring->confined;
+	int ret = uring_setup(&uring->ring, NB_CQ_ENTRIES + uring->max_cmds, uring->max_cmds,
+			      confined);
 
 	if (ret < 0)
 		return ret;
 	ret = check_operations(&uring->ring);
+	if (ret == 0 && !register_files(uring) && confined) /* U4 */
+		ret = -EMFILE;
+	if (ret == 0 && confined)
+		ret = uring_confine(&uring->ring, uring->max_cmds);
 	if (ret < 0) {
 		io_uring_queue_exit(&uring->ring);
 		return ret;
 	}
 	uring->have_ring = true;
 	uring->max_inflight = *uring->ring.cq.kring_entries - NB_CQ_SPARE - uring->max_cmds;
-	uring->files_registered = io_uring_register_files_sparse(&uring->ring, NB_FILES) == 0;
-	for (int i = 0; i < NB_FILES; i++)
-		if (uring->files[i])
-			register_file(uring, i, uring->files[i]->fd);
 	return 0;
 }
 
@@ -206,19 +207,19 @@ static int uring_attach(struct engine *engine, struct reactor *reactor)
 static int uring_add_file(struct engine *engine, struct file *file)
 {
 	struct engine_uring *uring = (struct engine_uring *)engine;
+	int slot = 0;
 
 	file->fixed = -1;
-	for (int i = 0; file->fd >= 0 && i < NB_FILES; i++) {
-		if (uring->files[i])
-			continue;
-		uring->files[i] = file;
-		file->fixed = i;
-		if (uring->have_ring && owns_ring(uring))
-			register_file(uring, i, file->fd);
-		else
-			close_ring(uring);
-		break;
-	}
+	while (slot < NB_FILES && uring->files[slot])
+		slot++;
+	if (file->fd < 0 || slot == NB_FILES)
+		return 0;
+	if (uring->have_ring && !owns_ring(uring))
+		close_ring(uring);
+	if (uring->have_ring && !register_file(uring, slot, file->fd) && uring->confined) /* U4 */
+		return 0;
+	uring->files[slot] = file;
+	file->fixed = slot;
 	return 0;
 }
 
@@ -293,7 +294,8 @@ static void uring_submit(struct engine *engine, struct io_req *req)
 
 	if (io_call_try(req))
 		return;
-	if (req->file->path == FILE_MEMORY || req->op == IO_TRUNCATE)
+	if (req->file->path == FILE_MEMORY || req->op == IO_TRUNCATE ||
+	    (uring->confined && req->file->fixed < 0)) /* U4 */
 		execute_elsewhere(uring, req);
 	else
 		list_append(&uring->queue, req);
@@ -349,12 +351,17 @@ static void prepare(struct engine_uring *uring, struct io_uring_sqe *sqe, struct
 
 /* ---- commands ---- */
 
-static void prepare_cmd(struct io_uring_sqe *sqe, const struct uring_cmd *cmd)
+static void prepare_cmd(const struct engine_uring *uring, struct io_uring_sqe *sqe,
+			const struct uring_cmd *cmd)
 {
 	assert(cmd->args_bytes <= URING_CMD_ARGS_MAX);
 	memset(sqe, 0, SQE128_BYTES);
 	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = cmd->fd;
+	sqe->fd = uring->cmd_fd;
+	if (uring->files_registered) {
+		sqe->fd = SLOT_CMD;
+		sqe->flags |= IOSQE_FIXED_FILE;
+	}
 	sqe->cmd_op = cmd->op;
 	sqe->addr = (uintptr_t)cmd->iov;
 	sqe->len = cmd->nb_iov;
@@ -387,7 +394,7 @@ static void fill_ring_with_cmds(struct engine_uring *uring)
 		uring->cmds_head = cmd->next;
 		if (!uring->cmds_head)
 			uring->cmds_tail = NULL;
-		prepare_cmd(sqe, cmd);
+		prepare_cmd(uring, sqe, cmd);
 	}
 }
 
@@ -416,19 +423,55 @@ bool engine_uring_takes_cmds(struct engine *engine)
 	return uring->have_ring;
 }
 
+int engine_uring_set_cmd_file(struct engine *engine, int fd)
+{
+	struct engine_uring *uring = (struct engine_uring *)engine;
+
+	uring->cmd_fd = fd;
+	if (!uring->have_ring || !owns_ring(uring) || register_file(uring, SLOT_CMD, fd))
+		return 0;
+	return uring->confined ? -EMFILE : 0;
+}
+
+/* ---- confinement ---- */
+
+bool engine_uring_can_be_confined(const struct engine *engine)
+{
+	const struct engine_uring *uring = (const struct engine_uring *)engine;
+
+	return engine->ops != &uring_ops || uring_can_be_confined(&uring->ring);
+}
+
+int engine_uring_confine(struct engine *engine)
+{
+	struct engine_uring *uring = (struct engine_uring *)engine;
+
+	if (engine->ops != &uring_ops)
+		return 0;
+	if (!uring_can_be_confined(&uring->ring))
+		return -EOPNOTSUPP;
+	if (uring->nb_inflight || uring->queue.head || uring->cmds_head)
+		return -EBUSY;
+	uring->confined = true;
+	return take_over(uring);
+}
+
 /* ---- a loop round ---- */
 
 /* U3. The eventfd's completions carry no request. */
 static void arm_poll(struct engine_uring *uring)
 {
 	struct io_uring_sqe *sqe = uring->poll_armed ? NULL : io_uring_get_sqe(&uring->ring);
+	int fd = uring->files_registered ? SLOT_MAIL : uring->mail.fd;
 
 	if (!sqe)
 		return;
 	if (uring->poll_once)
-		io_uring_prep_poll_add(sqe, uring->mail.fd, POLLIN);
+		io_uring_prep_poll_add(sqe, fd, POLLIN);
 	else
-		io_uring_prep_poll_multishot(sqe, uring->mail.fd, POLLIN);
+		io_uring_prep_poll_multishot(sqe, fd, POLLIN);
+	if (uring->files_registered)
+		sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data(sqe, NULL);
 	uring->poll_armed = true;
 }
@@ -437,13 +480,22 @@ static void arm_poll(struct engine_uring *uring)
 static void arm_watch(struct engine_uring *uring)
 {
 	struct io_uring_sqe *sqe;
+	int fd;
 
 	if (!uring->mail.watch || uring->watch_armed)
 		return;
 	sqe = io_uring_get_sqe(&uring->ring);
 	if (!sqe)
 		return;
-	io_uring_prep_poll_add(sqe, uring->mail.watch->fd, POLLIN);
+	fd = uring->mail.watch->fd;
+	if (fd != uring->watch_fd && register_file(uring, SLOT_WATCH, fd))
+		uring->watch_fd = fd;
+	if (fd == uring->watch_fd && uring->files_registered) {
+		io_uring_prep_poll_add(sqe, SLOT_WATCH, POLLIN);
+		sqe->flags |= IOSQE_FIXED_FILE;
+	} else {
+		io_uring_prep_poll_add(sqe, fd, POLLIN);
+	}
 	sqe->user_data = WATCH_MARK;
 	uring->watch_armed = true;
 }
@@ -636,6 +688,7 @@ int engine_uring_create(struct engine **ret_engine)
 		return ret;
 	}
 	uring->engine.ops = &uring_ops;
+	uring->cmd_fd = uring->watch_fd = -1;
 	uring->owner_tid = thread_id();
 	uring->owner_generation = io_fork_generation();
 	ret = open_ring(uring);

@@ -2,6 +2,7 @@
 /*
  * engine_uring: commands to files through a reactor's own ring (IORING_OP_URING_CMD),
  * beside its I/O: for a driver that speaks to its user by commands.
+ * And the ring's confinement, for a process that confines itself (see uring_setup.h).
  *
  * Commands gather while coroutines run and go to the kernel with everything else, in the
  * one system call of a loop round. Only the reactor's thread may use them.
@@ -16,8 +17,7 @@
 
 /* Embedded in its owner, who fills everything but `next` and `engine`'s part. */
 struct uring_cmd {
-	struct uring_cmd *next; /* the engine's until done() */
-	int fd;
+	struct uring_cmd *next;  /* the engine's until done() */
 	uint32_t op;             /* a number of the file's own */
 	const struct iovec *iov; /* read by the kernel while the command begins; may be NULL */
 	unsigned nb_iov;
@@ -37,10 +37,23 @@ int engine_uring_reserve_cmds(struct engine *engine, unsigned nb_cmds);
 /* Can commands be submitted? False also when the reactor's thread got no ring. */
 bool engine_uring_takes_cmds(struct engine *engine);
 
+/* The file that commands go to, before the first of them; the caller's. 0 or -errno. */
+int engine_uring_set_cmd_file(struct engine *engine, int fd);
+
 /*
  * Takes a command, one of those that room was made for. Those in flight when the engine
  * is destroyed are cancelled, without done().
  */
 void engine_uring_submit_cmd(struct engine *engine, struct uring_cmd *cmd);
+
+/* False where the kernel cannot confine this engine's ring; other engines have none. */
+bool engine_uring_can_be_confined(const struct engine *engine);
+
+/*
+ * From now on, and in every ring that this engine makes, only what an engine needs, on
+ * registered files. On the reactor's thread. 0 (also without a ring), -EBUSY while requests are
+ * under way, or -errno: then there is no ring.
+ */
+int engine_uring_confine(struct engine *engine);
 
 #endif
