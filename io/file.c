@@ -21,6 +21,7 @@
 #include "io/file.h"
 
 #include "io/buf.h"
+#include "io/file_open.h"
 #include "io/reactor.h"
 
 #include <assert.h>
@@ -28,7 +29,6 @@
 #include <limits.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* Memory per request that goes through a bounce buffer; longer ones go in pieces. */
 #define BOUNCE_MAX_BYTES (1u << 20)
@@ -136,7 +136,7 @@ static bool ends_before(struct file *file, uint64_t host_off)
 {
 	struct stat st;
 
-	if (file->fd >= 0 && !file->is_block_device && fstat(file->fd, &st) == 0)
+	if (file->fd >= 0 && !file->is_block_device && file_stat(file->fd, &st) == 0)
 		file->size_bytes = (uint64_t)st.st_size;
 	return host_off >= file->size_bytes;
 }

@@ -53,7 +53,8 @@ struct file {
 	uint32_t refused; /* bit per io_op: refused by the file system (READ, WRITE: RWF_NOWAIT) */
 	bool writable;
 	bool is_block_device;
-	bool throw_away; /* its contents end with the process: flushing is in vain */
+	bool throw_away;   /* its contents end with the process: flushing is in vain */
+	bool shares_locks; /* of another open: closing this one leaves the lock bytes alone */
 	dev_t dev;
 	ino_t ino;
 	uid_t uid; /* owner of the file */

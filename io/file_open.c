@@ -10,11 +10,12 @@
 #include "io/reactor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static int create_file(struct reactor *reactor, const char *name, bool writable,
@@ -41,19 +42,31 @@ static int create_file(struct reactor *reactor, const char *name, bool writable,
 static void destroy_file(struct file *file)
 {
 	if (file->fd >= 0) {
-		file_lock_drop(file->fd);
+		if (!file->shares_locks)
+			file_lock_drop(file->fd);
 		close(file->fd);
 	}
 	free(file->name);
 	free(file);
 }
 
+int file_stat(int fd, struct stat *ret_stat)
+{
+	/* The two structures are the same on these. */
+#if defined(__x86_64__) || defined(__aarch64__)
+	return syscall(SYS_fstat, fd, ret_stat) < 0 ? -errno : 0;
+#else
+	return fstat(fd, ret_stat) < 0 ? -errno : 0;
+#endif
+}
+
 static int read_facts(struct file *file)
 {
 	struct stat st;
+	int ret = file_stat(file->fd, &st);
 
-	if (fstat(file->fd, &st) < 0)
-		return -errno;
+	if (ret < 0)
+		return ret;
 	file->is_block_device = S_ISBLK(st.st_mode);
 	file->dev = file->is_block_device ? st.st_rdev : st.st_dev;
 	file->ino = file->is_block_device ? 0 : st.st_ino;
@@ -108,6 +121,28 @@ fail:
 	return ret;
 }
 
+int file_open_shared(const struct file *original, struct file **ret_file)
+{
+	struct file *file;
+	int ret = create_file(original->reactor, original->name, false, &file);
+
+	if (ret < 0)
+		return ret;
+	file->shares_locks = true;
+	file->fd = fcntl(original->fd, F_DUPFD_CLOEXEC, 0);
+	ret = file->fd < 0 ? -errno : read_facts(file);
+	file->path = original->path;
+	file->align = original->align;
+	if (ret == 0)
+		ret = file->engine->ops->add_file(file->engine, file);
+	if (ret < 0) {
+		destroy_file(file);
+		return ret;
+	}
+	*ret_file = file;
+	return 0;
+}
+
 int file_create_virtual(struct reactor *reactor, const char *name, void *priv, uint64_t size_bytes,
 			uint32_t align, bool writable, struct file **ret_file)
 {
@@ -143,5 +178,5 @@ uint64_t file_host_sectors(const struct file *file)
 
 	if (file->fd < 0 || file->is_block_device)
 		return file->size_bytes / 512;
-	return fstat(file->fd, &st) == 0 ? (uint64_t)st.st_blocks : 0;
+	return file_stat(file->fd, &st) == 0 ? (uint64_t)st.st_blocks : 0;
 }

@@ -7,6 +7,8 @@
 
 #include "io/file.h"
 
+#include <sys/stat.h>
+
 /*
  * Opens the regular file or block device that the name leads to, with the limits
  * that `params` puts on the way there (file_resolve.c). Never blocks on the object and
@@ -20,5 +22,14 @@ int file_resolve(const struct file_open_params *params);
  * O_DIRECT (file_probe.c). is_block_device and size_bytes are set already.
  */
 void file_probe(struct file *file, bool no_direct);
+
+/*
+ * fstat() by its own system call, where glibc's is one that also takes names: a confined
+ * process may not use that one. 0 or -errno.
+ */
+int file_stat(int fd, struct stat *ret_stat);
+
+/* Opens what `original` has open once more, for reading, on the same open file description. */
+int file_open_shared(const struct file *original, struct file **ret_file);
 
 #endif

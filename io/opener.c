@@ -12,6 +12,8 @@
  */
 #include "io/opener.h"
 
+#include "io/kept.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -238,11 +240,23 @@ static int open_named(struct named *named, struct file **ret_file, struct error 
 	return ret;
 }
 
-static int host_open(struct opener *opener, enum opener_role role, const struct file *holder,
-		     const char *path, bool writable, enum file_lock lock, struct file **ret_file,
-		     struct error **reterr)
+/* What was opened before the seal; that it could be locked then is enough. */
+static int open_again(const struct host_opener *host, enum opener_role role,
+		      const struct file *holder, const char *path, bool writable,
+		      struct file **ret_file, struct error **reterr)
 {
-	struct host_opener *host = (struct host_opener *)opener;
+	int ret = writable ? -EROFS : kept_open(host->kept, role, holder, path, ret_file);
+
+	if (ret == -ENOENT)
+		return error_set(reterr, ERROR_OPEN, EPERM,
+				 "%s was not opened when the server started", path);
+	return ret < 0 ? error_set(reterr, ERROR_SYSTEM, -ret, "%s: %s", path, strerror(-ret)) : 0;
+}
+
+static int open_first(struct host_opener *host, enum opener_role role, const struct file *holder,
+		      const char *path, bool writable, enum file_lock lock, struct file **ret_file,
+		      struct error **reterr)
+{
 	struct named named = {
 		.host = host,
 		.role = role,
@@ -269,6 +283,26 @@ static int host_open(struct opener *opener, enum opener_role role, const struct 
 	return open_named(&named, ret_file, reterr);
 }
 
+static int host_open(struct opener *opener, enum opener_role role, const struct file *holder,
+		     const char *path, bool writable, enum file_lock lock, struct file **ret_file,
+		     struct error **reterr)
+{
+	struct host_opener *host = (struct host_opener *)opener;
+	int ret;
+
+	if (host->sealed)
+		return open_again(host, role, holder, path, writable, ret_file, reterr);
+	ret = open_first(host, role, holder, path, writable, lock, ret_file, reterr);
+	if (ret < 0 || !host->keeps)
+		return ret;
+	ret = kept_add(&host->kept, role, holder, path, *ret_file);
+	if (ret < 0) {
+		file_close(*ret_file);
+		error_set(reterr, ERROR_SYSTEM, -ret, "%s: %s", path, strerror(-ret));
+	}
+	return ret;
+}
+
 void host_opener_init(struct host_opener *host, struct reactor *reactor, enum names_policy policy,
 		      bool no_direct)
 {
@@ -278,4 +312,15 @@ void host_opener_init(struct host_opener *host, struct reactor *reactor, enum na
 		.policy = policy,
 		.no_direct = no_direct,
 	};
+}
+
+void host_opener_seal(struct host_opener *host)
+{
+	host->sealed = true;
+}
+
+void host_opener_finish(struct host_opener *host)
+{
+	kept_free(host->kept);
+	host->kept = NULL;
 }

@@ -37,13 +37,24 @@ enum names_policy {
 	NAMES_NONE,    /* follow nothing */
 };
 
+struct kept;
+
 struct host_opener {
 	struct opener opener;
 	struct reactor *reactor;
 	enum names_policy policy;
 	bool no_direct;
+	bool keeps; /* what is opened may be opened again after host_opener_seal() */
+	bool sealed;
+	struct kept *kept; /* newest first */
 };
 void host_opener_init(struct host_opener *host, struct reactor *reactor, enum names_policy policy,
 		      bool no_direct);
+/*
+ * From now on only those files can be opened that were opened before, for reading, and without
+ * their names: a confined process has no file system. Nothing where it does not keep them.
+ */
+void host_opener_seal(struct host_opener *host);
+void host_opener_finish(struct host_opener *host);
 
 #endif

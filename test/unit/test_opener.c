@@ -423,6 +423,83 @@ static void test_loop_meets_own_lock(void **state)
 	file_close(base);
 }
 
+/* After the seal what was opened can be opened again, whatever became of names; nothing else. */
+static void test_sealed(void **state)
+{
+	struct host_opener host;
+	struct opener *opener = &host.opener;
+	struct file *first, *again, *base;
+	struct error *error = NULL;
+	char absolute[512];
+	int ret;
+
+	snprintf(absolute, sizeof(absolute), "%s/home/kept.qcow2", scene);
+	put("home/kept.qcow2");
+	host_opener_init(&host, reactor, NAMES_ANY, false);
+	host.keeps = true;
+	assert_int_equal(opener->open(opener, OPENER_IMAGE, NULL, "home/kept.qcow2", true,
+				      FILE_LOCK_WRITE, &first, NULL),
+			 0);
+	assert_int_equal(opener->open(opener, OPENER_BACKING, first, "base", false, FILE_LOCK_READ,
+				      &base, NULL),
+			 0);
+	host_opener_seal(&host);
+	assert_int_equal(unlink("home/kept.qcow2"), 0);
+	assert_int_equal(opener->open(opener, OPENER_IMAGE, NULL, absolute, false, FILE_LOCK_SHARED,
+				      &again, NULL),
+			 0);
+	assert_true(again->ino == first->ino && again->path == first->path && !again->writable);
+	file_close(again);
+	ret = opener->open(opener, OPENER_BACKING, first, "base", false, FILE_LOCK_READ, &again,
+			   NULL);
+	assert_int_equal(ret, 0);
+	assert_ptr_equal(again->named_by, first);
+	file_close(again);
+
+	ret = opener->open(opener, OPENER_IMAGE, NULL, "home/sub/base", false, FILE_LOCK_READ,
+			   &again, &error);
+	assert_int_equal(ret, -EPERM);
+	assert_string_equal(error->msg, "home/sub/base was not opened when the server started");
+	error_free(error);
+	error = NULL;
+	ret = opener->open(opener, OPENER_IMAGE, NULL, absolute, true, FILE_LOCK_WRITE, &again,
+			   &error);
+	assert_int_equal(ret, -EROFS);
+	error_free(error);
+	file_close(base);
+	file_close(first);
+	host_opener_finish(&host);
+}
+
+static void test_shared_leaves_locks(void **state)
+{
+	struct host_opener host;
+	struct opener *opener = &host.opener;
+	struct file *first, *again, *rival;
+	struct error *error = NULL;
+	struct file_open_params params = {
+		.dirfd = AT_FDCWD, .path = "home/base", .writable = true, .lock = FILE_LOCK_WRITE};
+
+	host_opener_init(&host, reactor, NAMES_ANY, false);
+	host.keeps = true;
+	assert_int_equal(opener->open(opener, OPENER_IMAGE, NULL, "home/base", true,
+				      FILE_LOCK_WRITE, &first, NULL),
+			 0);
+	host_opener_seal(&host);
+	assert_int_equal(opener->open(opener, OPENER_IMAGE, NULL, "home/base", false,
+				      FILE_LOCK_SHARED, &again, NULL),
+			 0);
+	file_close(again);
+	assert_true(file_open(reactor, &params, &rival, &error) < 0);
+	assert_int_equal(error->class, ERROR_LOCKED);
+	error_free(error);
+	file_close(first);
+	/* What is kept holds no lock. */
+	assert_int_equal(file_open(reactor, &params, &rival, NULL), 0);
+	file_close(rival);
+	host_opener_finish(&host);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -436,6 +513,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_relative_to_holder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_locked, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_loop_meets_own_lock, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_sealed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_shared_leaves_locks, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
