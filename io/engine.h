@@ -86,7 +86,7 @@ struct engine_ops {
 	void (*wake)(struct engine *engine);
 	/*
 	 * Calls watch->ready() once, in a wait(), when the descriptor is readable or broken. One at
-	 * a time. NULL: this engine cannot.
+	 * a time. It stays open as long as the engine. NULL: this engine cannot.
 	 */
 	void (*watch)(struct engine *engine, struct engine_watch *watch);
 	/* Monotonic time in nanoseconds. */

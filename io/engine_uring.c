@@ -22,220 +22,32 @@
  * Without a ring (it could not be made again in a sandbox, say) requests are made as
  * plain system calls: slow, but nothing is lost.
  */
-#include "io/engine_uring.h"
+#include "io/engine_uring_int.h"
 
 #include "io/engine_call.h"
-#include "io/engine_mail.h"
 #include "io/file.h"
 #include "io/reactor.h"
 #include "io/sanitizer.h"
-#include "io/uring_setup.h"
 #include "io/worker.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <liburing.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define NB_CQ_ENTRIES 2048
-#define NB_CQ_SPARE 32 /* completions of polls */
-
-/* Registered: files of images (further ones are used by their descriptors), and three more. */
-#define NB_FILES 510
-#define SLOT_MAIL NB_FILES /* the eventfd of `mail` */
-#define SLOT_CMD (NB_FILES + 1)
-#define SLOT_WATCH (NB_FILES + 2)
-#define NB_SLOTS (NB_FILES + 3)
-
 #define SQE128_BYTES 128
 /* In the user data of a completion: it is a command's, or the watch's. */
 #define CMD_MARK 1u
 #define WATCH_MARK 2u
 
-static const struct engine_ops uring_ops;
-
-struct request_list {
-	struct io_req *head, *tail;
-};
-
-struct engine_uring {
-	struct engine engine;
-	struct reactor *reactor;
-	struct io_mail mail; /* wake-ups, and requests that a worker executes */
-
-	struct io_uring ring;
-	bool have_ring;
-	bool confined;   /* U4 */
-	pid_t owner_tid; /* U2 */
-	unsigned owner_generation;
-	bool files_registered;
-	bool poll_armed; /* U3 */
-	bool poll_once;  /* the kernel has no multishot poll */
-	bool watch_armed;
-	int watch_fd; /* in SLOT_WATCH, -1: none */
-
-	unsigned nb_inflight, max_inflight; /* U1 */
-	struct request_list queue;          /* submitted by the reactor, not yet in the ring */
-	struct file *files[NB_FILES];
-
-	struct uring_cmd *cmds_head, *cmds_tail; /* not yet in the ring */
-	unsigned max_cmds;                       /* 0: the ring takes none */
-	int cmd_fd;                              /* in SLOT_CMD, -1: none */
-};
-
-/* ---- the ring ---- */
-
-/* Kernels from 5.6 on know all of these. */
-static int check_operations(struct io_uring *ring)
-{
-	static const int needed[] = {
-		IORING_OP_READ,  IORING_OP_WRITE,     IORING_OP_READV,    IORING_OP_WRITEV,
-		IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD,
-	};
-	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
-	int ret = probe ? 0 : -ENOSYS;
-
-	for (size_t i = 0; !ret && i < sizeof(needed) / sizeof(needed[0]); i++)
-		if (!io_uring_opcode_supported(probe, needed[i]))
-			ret = -ENOSYS;
-	io_uring_free_probe(probe);
-	return ret;
-}
-
-/* A file that cannot be registered is used by its descriptor; in a confined ring, by no one. */
-static bool register_file(struct engine_uring *uring, int slot, int fd)
-{
-	if (!uring->files_registered)
-		return false;
-	if (io_uring_register_files_update(&uring->ring, (unsigned)slot, &fd, 1) == 1)
-		return true;
-	if (!uring->confined) {
-		io_uring_unregister_files(&uring->ring);
-		uring->files_registered = false;
-	}
-	return false;
-}
-
-static void close_ring(struct engine_uring *uring)
-{
-	if (!uring->have_ring)
-		return;
-	assert(!uring->nb_inflight);
-	io_uring_queue_exit(&uring->ring);
-	uring->have_ring = uring->poll_armed = uring->watch_armed = false;
-}
-
-/*
- * The calling thread's id. It is cached, because a system call per loop round is
- * not free; a forked child inherits the cache but has a fork generation of its own.
- */
-static pid_t thread_id(void)
-{
-	static __thread pid_t tid;
-
-	if (!tid)
-		tid = gettid();
-	return tid;
-}
-
-static bool owns_ring(const struct engine_uring *uring)
-{
-	return uring->owner_tid == thread_id() && uring->owner_generation == io_fork_generation();
-}
-
-/* False: not all of them, and some may have to be used by their descriptors. */
-static bool register_files(struct engine_uring *uring)
-{
-	bool all;
-
-	uring->files_registered = io_uring_register_files_sparse(&uring->ring, NB_SLOTS) == 0;
-	all = register_file(uring, SLOT_MAIL, uring->mail.fd);
-	if (uring->cmd_fd >= 0)
-		all &= register_file(uring, SLOT_CMD, uring->cmd_fd);
-	if (uring->watch_fd >= 0)
-		all &= register_file(uring, SLOT_WATCH, uring->watch_fd);
-	for (int i = 0; i < NB_FILES; i++)
-		if (uring->files[i])
-			all &= register_file(uring, i, uring->files[i]->fd);
-	return all;
-}
-
-static int open_ring(struct engine_uring *uring)
-{
-	bool confined = uring->confined;
-	int ret = uring_setup(&uring->ring, NB_CQ_ENTRIES + uring->max_cmds, uring->max_cmds,
-			      confined);
-
-	if (ret < 0)
-		return ret;
-	ret = check_operations(&uring->ring);
-	if (ret == 0 && !register_files(uring) && confined) /* U4 */
-		ret = -EMFILE;
-	if (ret == 0 && confined)
-		ret = uring_confine(&uring->ring, uring->max_cmds);
-	if (ret < 0) {
-		io_uring_queue_exit(&uring->ring);
-		return ret;
-	}
-	uring->have_ring = true;
-	uring->max_inflight = *uring->ring.cq.kring_entries - NB_CQ_SPARE - uring->max_cmds;
-	return 0;
-}
-
-/* U2: the calling thread runs the reactor from now on. */
-static int take_over(struct engine_uring *uring)
-{
-	close_ring(uring);
-	uring->owner_tid = thread_id();
-	uring->owner_generation = io_fork_generation();
-	return open_ring(uring);
-}
-
-/* ---- files ---- */
-
 static int uring_attach(struct engine *engine, struct reactor *reactor)
 {
 	((struct engine_uring *)engine)->reactor = reactor;
 	return 0;
-}
-
-static int uring_add_file(struct engine *engine, struct file *file)
-{
-	struct engine_uring *uring = (struct engine_uring *)engine;
-	int slot = 0;
-
-	file->fixed = -1;
-	while (slot < NB_FILES && uring->files[slot])
-		slot++;
-	if (file->fd < 0 || slot == NB_FILES)
-		return 0;
-	if (uring->have_ring && !owns_ring(uring))
-		close_ring(uring);
-	if (uring->have_ring && !register_file(uring, slot, file->fd) && uring->confined) /* U4 */
-		return 0;
-	uring->files[slot] = file;
-	file->fixed = slot;
-	return 0;
-}
-
-static void uring_remove_file(struct engine *engine, struct file *file)
-{
-	struct engine_uring *uring = (struct engine_uring *)engine;
-
-	if (file->fixed < 0)
-		return;
-	uring->files[file->fixed] = NULL;
-	/* A registered file stays open until it is taken out, or the ring is gone. */
-	if (uring->have_ring && owns_ring(uring))
-		register_file(uring, file->fixed, -1);
-	else
-		close_ring(uring);
-	file->fixed = -1;
 }
 
 /* ---- requests ---- */
@@ -403,10 +215,10 @@ int engine_uring_reserve_cmds(struct engine *engine, unsigned nb_cmds)
 	struct engine_uring *uring = (struct engine_uring *)engine;
 	int ret;
 
-	if (engine->ops != &uring_ops)
+	if (!engine_is_uring(engine))
 		return -EOPNOTSUPP;
 	uring->max_cmds = nb_cmds;
-	ret = take_over(uring);
+	ret = uring_take_over(uring);
 	if (ret < 0)
 		uring->max_cmds = 0;
 	return ret;
@@ -416,10 +228,10 @@ bool engine_uring_takes_cmds(struct engine *engine)
 {
 	struct engine_uring *uring = (struct engine_uring *)engine;
 
-	if (engine->ops != &uring_ops || !uring->max_cmds)
+	if (!engine_is_uring(engine) || !uring->max_cmds)
 		return false;
-	if (!owns_ring(uring))
-		take_over(uring);
+	if (!uring_owns_ring(uring))
+		uring_take_over(uring);
 	return uring->have_ring;
 }
 
@@ -428,32 +240,10 @@ int engine_uring_set_cmd_file(struct engine *engine, int fd)
 	struct engine_uring *uring = (struct engine_uring *)engine;
 
 	uring->cmd_fd = fd;
-	if (!uring->have_ring || !owns_ring(uring) || register_file(uring, SLOT_CMD, fd))
+	if (!uring->have_ring || !uring_owns_ring(uring) ||
+	    uring_register_file(uring, SLOT_CMD, fd))
 		return 0;
 	return uring->confined ? -EMFILE : 0;
-}
-
-/* ---- confinement ---- */
-
-bool engine_uring_can_be_confined(const struct engine *engine)
-{
-	const struct engine_uring *uring = (const struct engine_uring *)engine;
-
-	return engine->ops != &uring_ops || uring_can_be_confined(&uring->ring);
-}
-
-int engine_uring_confine(struct engine *engine)
-{
-	struct engine_uring *uring = (struct engine_uring *)engine;
-
-	if (engine->ops != &uring_ops)
-		return 0;
-	if (!uring_can_be_confined(&uring->ring))
-		return -EOPNOTSUPP;
-	if (uring->nb_inflight || uring->queue.head || uring->cmds_head)
-		return -EBUSY;
-	uring->confined = true;
-	return take_over(uring);
 }
 
 /* ---- a loop round ---- */
@@ -476,21 +266,27 @@ static void arm_poll(struct engine_uring *uring)
 	uring->poll_armed = true;
 }
 
+static bool is_watched_by_ring(const struct engine_uring *uring)
+{
+	return uring->mail.watch->fd == uring->watch_fd && uring->files_registered;
+}
+
 /* One shot: while the descriptor is looked at anyway, its wake-ups cost nothing. */
 static void arm_watch(struct engine_uring *uring)
 {
 	struct io_uring_sqe *sqe;
 	int fd;
 
-	if (!uring->mail.watch || uring->watch_armed)
-		return;
-	sqe = io_uring_get_sqe(&uring->ring);
-	if (!sqe)
+	if (!uring->mail.watch || uring->watch_armed || uring->watch_beside)
 		return;
 	fd = uring->mail.watch->fd;
-	if (fd != uring->watch_fd && register_file(uring, SLOT_WATCH, fd))
+	if (fd != uring->watch_fd && uring_register_file(uring, SLOT_WATCH, fd))
 		uring->watch_fd = fd;
-	if (fd == uring->watch_fd && uring->files_registered) {
+	uring->watch_beside = uring->confined && !is_watched_by_ring(uring); /* U4 */
+	sqe = uring->watch_beside ? NULL : io_uring_get_sqe(&uring->ring);
+	if (!sqe)
+		return;
+	if (is_watched_by_ring(uring)) {
 		io_uring_prep_poll_add(sqe, SLOT_WATCH, POLLIN);
 		sqe->flags |= IOSQE_FIXED_FILE;
 	} else {
@@ -538,7 +334,9 @@ static void complete(struct engine_uring *uring, uint64_t data, int result)
 {
 	if (data == WATCH_MARK) {
 		uring->watch_armed = false;
-		io_mail_watched(&uring->mail);
+		uring->watch_beside = result < 0;
+		if (result >= 0)
+			io_mail_watched(&uring->mail);
 	} else if (data & CMD_MARK) {
 		struct uring_cmd *cmd = (struct uring_cmd *)(uintptr_t)(data ^ CMD_MARK);
 
@@ -593,6 +391,25 @@ static void enter(struct engine_uring *uring, uint64_t timeout_ns)
 		io_uring_get_events(ring);
 }
 
+/* U3, where the ring cannot watch. */
+static void wait_beside(struct engine_uring *uring, uint64_t timeout_ns)
+{
+	struct pollfd fds[] = {
+		{.fd = uring->mail.watch->fd, .events = POLLIN},
+		{.fd = uring->ring.ring_fd, .events = POLLIN},
+	};
+	struct timespec timeout = {
+		.tv_sec = (time_t)(timeout_ns / 1000000000u),
+		.tv_nsec = (long)(timeout_ns % 1000000000u),
+	};
+
+	enter(uring, 0);
+	if (!io_uring_cq_ready(&uring->ring) &&
+	    ppoll(fds, 2, timeout_ns == UINT64_MAX ? NULL : &timeout, NULL) > 0 && fds[0].revents)
+		io_mail_watched(&uring->mail);
+	enter(uring, 0);
+}
+
 /* A loop round with the ring. */
 static void run_ring(struct engine_uring *uring, uint64_t timeout_ns)
 {
@@ -604,7 +421,10 @@ static void run_ring(struct engine_uring *uring, uint64_t timeout_ns)
 		       (uring->queue.head && uring->nb_inflight < uring->max_inflight);
 		if (timeout_ns && reap(uring))
 			timeout_ns = 0;
-		enter(uring, more ? 0 : timeout_ns);
+		if (!more && timeout_ns && uring->watch_beside && uring->mail.watch)
+			wait_beside(uring, timeout_ns);
+		else
+			enter(uring, more ? 0 : timeout_ns);
 		if (reap(uring))
 			timeout_ns = 0;
 	} while (more);
@@ -626,8 +446,8 @@ static void uring_wait(struct engine *engine, uint64_t timeout_ns)
 {
 	struct engine_uring *uring = (struct engine_uring *)engine;
 
-	if (!owns_ring(uring) || !uring->have_ring)
-		take_over(uring);
+	if (!uring_owns_ring(uring) || !uring->have_ring)
+		uring_take_over(uring);
 	if (!uring->have_ring) {
 		run_calls(uring, timeout_ns);
 		return;
@@ -657,7 +477,7 @@ static void uring_destroy(struct engine *engine)
 {
 	struct engine_uring *uring = (struct engine_uring *)engine;
 
-	close_ring(uring);
+	uring_close_ring(uring);
 	io_mail_finish(&uring->mail);
 	free(uring);
 }
@@ -675,6 +495,11 @@ static const struct engine_ops uring_ops = {
 	.destroy = uring_destroy,
 };
 
+bool engine_is_uring(const struct engine *engine)
+{
+	return engine->ops == &uring_ops;
+}
+
 int engine_uring_create(struct engine **ret_engine)
 {
 	struct engine_uring *uring = calloc(1, sizeof(*uring));
@@ -689,9 +514,7 @@ int engine_uring_create(struct engine **ret_engine)
 	}
 	uring->engine.ops = &uring_ops;
 	uring->cmd_fd = uring->watch_fd = -1;
-	uring->owner_tid = thread_id();
-	uring->owner_generation = io_fork_generation();
-	ret = open_ring(uring);
+	ret = uring_take_over(uring);
 	if (ret < 0) {
 		uring_destroy(&uring->engine);
 		return ret;
