@@ -50,7 +50,7 @@ CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 blkid $(CORE_PKGS)
 
 # These goals compile nothing themselves, so they need no library yet.
-DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench fuzz fuzz-afl coverage lint fmt fmt-check
+DRY_GOALS := clean uninstall reproducible deb deps deps-test check check-san check-valgrind demo bench sandbox-test fuzz fuzz-afl coverage lint fmt fmt-check
 ifneq ($(filter-out $(DRY_GOALS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(shell command -v $(firstword $(PKG_CONFIG))),)
 $(error $(PKG_CONFIG) not found: run `make deps`)
@@ -188,6 +188,8 @@ $(B)/test/it/%: $(B)/test/it/%.o $(LIBS)
 	$(call say,LINK)
 	$(call link,$(CORE_LIBS))
 
+$(B)/test/it/sandbox_probe: $(B)/libserver.a
+
 # Compiled again whenever the compiler or a flag changes.
 $(B)/%.o: %.c $(B)/.flags
 	$(call say,CC)
@@ -233,6 +235,14 @@ bench:
 	$(Q)+$(parallel) all
 	$(Q)test/bench/run
 	$(Q)test/bench/convert
+
+# The probes, and what the sandbox costs.
+.PHONY: sandbox-test
+sandbox-test: deps-test
+	$(Q)dist/deps.sh bench
+	$(Q)$(MAKE) test-programs
+	$(Q)test/run -b $(B) it/sandbox unit/test_confined
+	$(Q)test/bench/sandbox
 
 demo:
 	$(Q)dist/deps.sh demo

@@ -21,7 +21,7 @@ if command -v apt-get >/dev/null; then
 	test="python3 libcmocka-dev xfsprogs btrfs-progs util-linux fdisk attr mandoc groff-base tar
 	      valgrind gdb procps systemd bash fish zsh fuse2fs sleuthkit testdisk rsync
 	      clang-format g++ gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
-	bench="python3 qemu-utils qemu-system-common libnbd-bin fio"
+	bench="python3 qemu-utils qemu-system-common libnbd-bin fio strace"
 	fuzz="python3 clang llvm libclang-rt-dev"
 	afl="python3 afl++"
 	lint="python3 clang-tidy cppcheck"
@@ -34,7 +34,7 @@ elif command -v dnf >/dev/null; then
 	test="python3 libcmocka-devel xfsprogs btrfs-progs attr mandoc groff-base tar valgrind gdb
 	      procps-ng systemd bash fish zsh fuse2fs sleuthkit testdisk rsync clang-tools-extra gcc-c++
 	      gcc-aarch64-linux-gnu qemu-user libasan libubsan libtsan"
-	bench="python3 qemu-img qemu-common libnbd fio"
+	bench="python3 qemu-img qemu-common libnbd fio strace"
 	fuzz="python3 clang llvm compiler-rt"
 	afl="python3 american-fuzzy-lop-clang"
 	lint="python3 clang-tools-extra cppcheck"
@@ -45,7 +45,7 @@ elif command -v pacman >/dev/null; then
 	test="python cmocka xfsprogs btrfs-progs attr groff tar valgrind gdb clang
 	      procps-ng systemd bash fish zsh fuse2fs sleuthkit testdisk rsync
 	      aarch64-linux-gnu-gcc qemu-user"
-	bench="python qemu-img qemu-storage-daemon libnbd fio"
+	bench="python qemu-img qemu-storage-daemon libnbd fio strace"
 	fuzz="python clang llvm compiler-rt"
 	lint="python clang cppcheck"
 elif command -v apk >/dev/null; then
@@ -55,13 +55,13 @@ elif command -v apk >/dev/null; then
 	demo="qemu-img e2fsprogs e2fsprogs-extra util-linux util-linux-misc losetup"
 	test="python3 cmocka-dev xfsprogs btrfs-progs attr mandoc groff tar valgrind gdb
 	      clang-extra-tools g++ partx sfdisk procps bash fish zsh rsync"
-	bench="python3 qemu-img qemu-storage-daemon libnbd fio"
+	bench="python3 qemu-img qemu-storage-daemon libnbd fio strace"
 	fuzz="python3 clang llvm compiler-rt g++"
 	lint="python3 clang-extra-tools cppcheck"
 else
 	echo "$0: no apt-get, dnf, pacman or apk here; install by hand: a C compiler, make, pkg-config," \
 		"libfuse 3, liburing, libblkid, zlib, libzstd (tests: cmocka, python 3, qemu-img, xfsprogs," \
-		"btrfs-progs, valgrind; measurements: qemu-storage-daemon, nbdfuse, fio)" >&2
+		"btrfs-progs, valgrind; measurements: qemu-storage-daemon, nbdfuse, fio, strace)" >&2
 	exit 1
 fi
 

@@ -4,6 +4,7 @@
  */
 #include "fuse/daemon.h"
 
+#include "fuse/helper.h"
 #include "fuse/log.h"
 #include "fuse/options.h"
 
@@ -42,7 +43,11 @@ int daemon_begin(struct daemon *daemon, bool foreground, int ready_fd, const cha
 	int fds[2];
 	pid_t pid;
 
-	*daemon = (struct daemon){.status_fd = -1, .ready_fd = ready_fd, .pidfile = pidfile};
+	*daemon = (struct daemon){.status_fd = -1,
+				  .ready_fd = ready_fd,
+				  .null_fd = -1,
+				  .notify_fd = -1,
+				  .pidfile = pidfile};
 	if (ready_fd >= 0 && fcntl(ready_fd, F_SETFD, FD_CLOEXEC) < 0)
 		return -errno;
 	if (foreground)
@@ -80,77 +85,12 @@ static void tell_status(struct daemon *daemon, int status)
 	daemon->status_fd = -1;
 }
 
-static int write_pidfile(struct daemon *daemon)
-{
-	FILE *file = fopen(daemon->pidfile, "we");
-
-	if (!file)
-		return -errno;
-	fprintf(file, "%ld\n", (long)getpid());
-	daemon->has_pidfile = true;
-	return fclose(file) ? -errno : 0;
-}
-
-static void close_streams(void)
-{
-	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	fflush(stdout);
-	for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++)
-		dup2(fd, stream);
-	if (fd > STDERR_FILENO)
-		close(fd);
-}
-
-int daemon_ready(struct daemon *daemon)
-{
-	bool background = daemon->status_fd >= 0;
-	char *absolute = NULL;
-	int res;
-
-	if (daemon->pidfile) {
-		res = write_pidfile(daemon);
-		if (res < 0)
-			return res;
-		/* It is removed after the working directory has changed. */
-		absolute = realpath(daemon->pidfile, NULL);
-		if (absolute)
-			daemon->pidfile = absolute;
-	}
-	if (background && chdir("/") < 0)
-		return -errno;
-	if (background) {
-		log_detach();
-		close_streams();
-	}
-	if (daemon->ready_fd >= 0) {
-		if (write(daemon->ready_fd, "\n", 1) < 0)
-			log_warning("cannot write to --ready-fd: %s", strerror(errno));
-		close(daemon->ready_fd);
-		daemon->ready_fd = -1;
-	}
-	daemon_notify("READY=1");
-	tell_status(daemon, EXIT_OK);
-	return 0;
-}
-
-void daemon_end(struct daemon *daemon, int status)
-{
-	if (daemon->has_pidfile)
-		unlink(daemon->pidfile);
-	log_close();
-	tell_status(daemon, status);
-	exit(status);
-}
-
-void daemon_notify(const char *message)
+/* Connected now: a confined server makes no sockets. */
+static void open_notify(struct daemon *daemon)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	socklen_t len;
-	int fd;
 
 	if (!path || !path[0] || strlen(path) >= sizeof(address.sun_path))
 		return;
@@ -158,11 +98,74 @@ void daemon_notify(const char *message)
 	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	if (path[0] == '@')
 		address.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
+	daemon->notify_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (daemon->notify_fd < 0 ||
+	    connect(daemon->notify_fd, (struct sockaddr *)&address, len) == 0)
 		return;
-	if (sendto(fd, message, strlen(message), MSG_NOSIGNAL, (struct sockaddr *)&address, len) <
-	    0)
+	log_warning("cannot notify the service manager: %s", strerror(errno));
+	close(daemon->notify_fd);
+	daemon->notify_fd = -1;
+}
+
+int daemon_prepare(struct daemon *daemon, const char *mountpoint, bool auto_unmount)
+{
+	open_notify(daemon);
+	if (daemon->status_fd >= 0) {
+		daemon->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (daemon->null_fd < 0)
+			return -errno;
+	}
+	return helper_start(&(struct helper_params){.mountpoint = mountpoint,
+						    .pidfile = daemon->pidfile,
+						    .auto_unmount = auto_unmount},
+			    &daemon->helper);
+}
+
+int daemon_leave_folder(const struct daemon *daemon)
+{
+	return daemon->status_fd >= 0 && chdir("/") < 0 ? -errno : 0;
+}
+
+static void close_streams(struct daemon *daemon)
+{
+	fflush(stdout);
+	for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++)
+		dup3(daemon->null_fd, stream, 0);
+	if (daemon->null_fd > STDERR_FILENO)
+		close(daemon->null_fd);
+}
+
+int daemon_ready(struct daemon *daemon)
+{
+	int res = helper_settle(daemon->helper);
+
+	if (res < 0)
+		return res;
+	if (daemon->status_fd >= 0) {
+		log_detach(daemon->helper);
+		close_streams(daemon);
+	}
+	if (daemon->ready_fd >= 0) {
+		if (write(daemon->ready_fd, "\n", 1) < 0)
+			log_warning("cannot write to --ready-fd: %s", strerror(errno));
+		close(daemon->ready_fd);
+		daemon->ready_fd = -1;
+	}
+	daemon_notify(daemon, "READY=1");
+	tell_status(daemon, EXIT_OK);
+	return 0;
+}
+
+void daemon_end(struct daemon *daemon, int status)
+{
+	log_close();
+	helper_end(daemon->helper);
+	tell_status(daemon, status);
+	exit(status);
+}
+
+void daemon_notify(const struct daemon *daemon, const char *message)
+{
+	if (daemon->notify_fd >= 0 && write(daemon->notify_fd, message, strlen(message)) < 0)
 		log_warning("cannot notify the service manager: %s", strerror(errno));
-	close(fd);
 }

@@ -48,6 +48,8 @@ static const char help_text[] =
 	"  grow                  writing past the end enlarges the disk\n"
 	"  shrink                truncating makes the disk smaller\n"
 	"  timeout=SEC           unmount when nothing was open for SEC seconds\n"
+	"  sandbox=on|off        whether the server confines itself before it serves\n"
+	"                        (default: on; off is for debugging)\n"
 	"  threads=N             threads that receive large writes (default: 4)\n"
 	"  l2_cache=SIZE         memory for mapping tables (default: what covers the\n"
 	"                        image, at most 128M)\n"

@@ -8,6 +8,7 @@
  */
 #include "fuse/log.h"
 
+#include "fuse/helper.h"
 #include "io/thread.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@
 
 static struct {
 	int fd;                /* of --log-file, -1: syslog */
+	struct helper *helper; /* who logs there */
 	_Atomic bool detached; /* set while the reactor may already log */
 	bool quiet;
 } sink = {.fd = -1};
@@ -61,9 +63,10 @@ int log_open(const char *path, bool quiet)
 	sink.quiet = quiet;
 	if (path) {
 		sink.fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+		/* The time zone's file cannot be read later. */
+		tzset();
 		return sink.fd < 0 ? -errno : 0;
 	}
-	openlog("qcow2fs", LOG_PID | LOG_NDELAY, LOG_DAEMON);
 	return 0;
 }
 
@@ -92,7 +95,8 @@ static void write_text(enum log_level level, time_t when, const char *text, size
 	struct tm tm;
 
 	if (detached && sink.fd < 0) {
-		syslog(priorities[level], "%.*s", (int)len, text);
+		if (sink.helper)
+			helper_log(sink.helper, priorities[level], text, len);
 		return;
 	}
 	if (detached) {
@@ -200,10 +204,11 @@ static bool flush(void)
 	return done;
 }
 
-void log_detach(void)
+void log_detach(struct helper *helper)
 {
 	if (queue.started)
 		flush();
+	sink.helper = helper;
 	sink.detached = true;
 }
 
@@ -222,9 +227,8 @@ void log_close(void)
 	}
 	if (sink.fd >= 0)
 		close(sink.fd);
-	else
-		closelog();
 	sink.fd = -1;
+	sink.helper = NULL;
 }
 
 /* ---- whoever has something to say ---- */

@@ -22,15 +22,18 @@ enum log_level {
 };
 
 /*
- * Opens what will be logged to after log_detach(): the file, or syslog when path is
+ * Opens what will be logged to after log_detach(): the file, or nothing (for syslog) when path is
  * NULL. Returns 0 or -errno. With `quiet`, warnings to standard error are dropped.
  */
 int log_open(const char *path, bool quiet);
 /* From now on who logs does not wait. Returns 0 or -errno. */
 int log_start_thread(void);
-/* From now on to the file or to syslog instead of standard error. */
-void log_detach(void);
-/* Writes what is left, as far as somebody takes it within a second. */
+struct helper;
+/* From now on to the file, or through the helper to syslog, instead of standard error. */
+void log_detach(struct helper *helper);
+/*
+ * Writes what is left, as far as somebody takes it within a second. Nothing is logged any more.
+ */
 void log_close(void);
 
 void log_print(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

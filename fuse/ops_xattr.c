@@ -6,6 +6,7 @@
  * Runs on the reactor, which owns the image's counters.
  */
 #include "fuse/ops_int.h"
+#include "fuse/sandbox.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -155,6 +156,8 @@ static void print_stats(const struct request *request, FILE *out)
 		request->ops->nb_active - 1);
 	print_image_stats(image, out);
 	print_files(image, out);
+	fputs(", \"sandbox\": ", out);
+	sandbox_print_json(out);
 	fputs(", \"requests\": ", out);
 	stats_print_json(node->stats, out);
 	fputc('}', out);

@@ -96,7 +96,8 @@ struct options {
 
 	/* life */
 	unsigned idle_timeout_s; /* 0: never */
-	bool allow_other, allow_root, default_permissions;
+	bool allow_other, allow_root, default_permissions, auto_unmount;
+	bool no_sandbox;
 
 	/* speed */
 	unsigned nb_threads; /* 0: the default */

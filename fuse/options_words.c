@@ -186,6 +186,20 @@ static int word_timeout(struct parser *parser, const char *value)
 	return 0;
 }
 
+static int word_auto_unmount(struct parser *parser, const char *value)
+{
+	parser->options->auto_unmount = true;
+	return 0;
+}
+
+static int word_sandbox(struct parser *parser, const char *value)
+{
+	parser->options->no_sandbox = !strcmp(value, "off");
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return complain(parser, "-o sandbox=%s: give on or off", value);
+	return 0;
+}
+
 static int word_threads(struct parser *parser, const char *value)
 {
 	unsigned long number;
@@ -399,6 +413,8 @@ static const struct word word_table[] = {
 	{"snapshots", WORD_OWN, word_snapshots},
 	{"partitions", WORD_OWN, word_partitions},
 	{"timeout=", WORD_OWN, word_timeout},
+	{"auto_unmount", WORD_OWN, word_auto_unmount},
+	{"sandbox=", WORD_OWN, word_sandbox},
 	{"uid=", WORD_OWN, word_uid},
 	{"gid=", WORD_OWN, word_gid},
 	{"umask=", WORD_OWN, word_umask},
@@ -414,7 +430,6 @@ static const struct word word_table[] = {
 
 	{"allow_other", WORD_KERNEL, word_allow_other},
 	{"allow_root", WORD_KERNEL, word_allow_root},
-	{"auto_unmount", WORD_KERNEL},
 	{"fsname=", WORD_KERNEL, word_fsname},
 	{"subtype=", WORD_KERNEL, word_subtype},
 	{"max_read=", WORD_KERNEL, word_max_read},

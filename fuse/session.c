@@ -4,18 +4,18 @@
  */
 #include "fuse/session.h"
 
-#include "fuse/daemon.h"
+#include "fuse/helper.h"
 #include "fuse/layout.h"
 #include "fuse/log.h"
+#include "fuse/mount_words.h"
+#include "fuse/mountpoint.h"
 #include "fuse/ops.h"
-#include "fuse/overlay.h"
+#include "fuse/sandbox.h"
+#include "fuse/session_int.h"
 #include "fuse/transport_dev.h"
 #include "fuse/transport_uring.h"
-#include "fuse/tree.h"
-#include "fuse/unmount.h"
-#include "fuse/view.h"
 #include "io/buf.h"
-#include "io/engine.h"
+#include "io/engine_uring.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +30,6 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -39,31 +38,8 @@
 #endif
 
 #define WORKERS_MAX 4u
-#define READ_AHEAD_KIB 4096u
 /* How often to look whether a file is still open, where nothing else tells. */
 #define UNUSED_LOOK_MS 100
-
-struct session {
-	const struct options *options;
-	struct daemon daemon;
-	struct reactor *reactor;
-	const char *engine_note; /* why io_uring is not used, or NULL */
-	struct host_opener opener;
-	struct image_options image_options; /* as wished; an image may get less */
-	char *backing_file, *data_file;     /* of image_options, absolute */
-	struct image **images;
-	unsigned nb_images;
-	struct tree tree;
-	struct ops *ops;
-	struct transport_dev *transport;
-	struct transport_uring *ring; /* NULL: the device alone */
-	const char *ring_note;        /* why not, or NULL */
-	char *mountpoint; /* absolute; NULL: somebody else mounted and passed a descriptor */
-	bool single_file; /* the mount point is a regular file */
-	bool leaving;     /* told to end while nothing can be unmounted */
-	int signal_fd, ended_fd;
-	enum exit_status status;
-};
 
 /* ---- the mount point ---- */
 
@@ -134,6 +110,21 @@ static enum exit_status choose_transport(struct session *session, struct engine 
 	return EXIT_MOUNT;
 }
 
+/* An engine that can be confined, where it is to be. */
+static int create_engine(struct session *session, struct engine **ret_engine)
+{
+	const char *name = session->options->engine;
+	int res = engine_create_by_name(name, ret_engine, &session->engine_note);
+
+	if (res < 0 || session->options->no_sandbox || strcmp(name, "auto") ||
+	    engine_uring_can_be_confined(*ret_engine))
+		return res;
+	(*ret_engine)->ops->destroy(*ret_engine);
+	res = engine_create_by_name("threads", ret_engine, &session->engine_note);
+	session->engine_note = "this kernel cannot confine io_uring";
+	return res;
+}
+
 static enum exit_status start_reactor(struct session *session)
 {
 	const struct options *options = session->options;
@@ -149,7 +140,7 @@ static enum exit_status start_reactor(struct session *session)
 	if (options->access != ACCESS_READ_ONLY)
 		prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 
-	res = engine_create_by_name(options->engine, &params.engine, &session->engine_note);
+	res = create_engine(session, &params.engine);
 	if (res < 0) {
 		log_error("-o io=%s: %s", options->engine, strerror(-res));
 		return EXIT_MOUNT;
@@ -169,6 +160,7 @@ static enum exit_status start_reactor(struct session *session)
 	}
 	host_opener_init(&session->opener, session->reactor, options->names,
 			 options->cache == CACHE_WRITEBACK);
+	session->opener.keeps = options->snapshots;
 	/* A view is opened after the working directory has changed. */
 	if (options->backing_file)
 		session->backing_file = realpath(options->backing_file, NULL);
@@ -186,159 +178,7 @@ static enum exit_status start_reactor(struct session *session)
 	return EXIT_OK;
 }
 
-static bool may_not_write(int res)
-{
-	return res == -EACCES || res == -EROFS || res == -EPERM;
-}
-
-/* Read-only where the image may not be written and nobody insisted: *ret_why is not 0 then. */
-static int coroutine_fn open_present(struct session *session, const char *path,
-				     struct image **ret_image, int *ret_why, struct error **reterr)
-{
-	struct image_options how = session->image_options;
-	struct opener *opener = &session->opener.opener;
-	int res = image_open(opener, path, &how, ret_image, reterr);
-
-	if (!may_not_write(res) || session->options->access != ACCESS_AUTO)
-		return res;
-	error_free(*reterr);
-	*reterr = NULL;
-	*ret_why = res;
-	how.writable = false;
-	return image_open(opener, path, &how, ret_image, reterr);
-}
-
-static int coroutine_fn open_below_overlay(struct session *session, const char *path,
-					   struct image **ret_image, struct error **reterr)
-{
-	struct image_options how = session->image_options;
-	const struct overlay_params params = {
-		.opener = &session->opener.opener,
-		.reactor = session->reactor,
-		.path = session->options->overlay_file,
-		.base_path = path,
-		.l2_cache_bytes = how.l2_cache_bytes,
-	};
-	struct image *base;
-	int res;
-
-	how.writable = false;
-	res = image_open(params.opener, path, &how, &base, reterr);
-	if (res < 0)
-		return res;
-	res = overlay_open(&params, base, ret_image, reterr);
-	if (res < 0)
-		image_close(base);
-	return res;
-}
-
-static enum exit_status coroutine_fn open_image(struct session *session, const char *path,
-						struct image **ret_image)
-{
-	struct error *error = NULL;
-	int res, why = 0;
-
-	if (session->options->overlay)
-		res = open_below_overlay(session, path, ret_image, &error);
-	else
-		res = open_present(session, path, ret_image, &why, &error);
-	if (res < 0) {
-		enum exit_status status = error ? options_status_of(error->class) : EXIT_MOUNT;
-
-		log_error("%s: %s", path, error ? error->msg : strerror(-res));
-		error_free(error);
-		return status;
-	}
-	if (why)
-		log_warning("%s: cannot be written (%s); mounted read-only", path, strerror(-why));
-	if (image_info(*ret_image)->rebuilt)
-		log_warning("%s: was marked dirty by a writer that did not end well; its refcounts "
-			    "have been rebuilt",
-			    path);
-	return EXIT_OK;
-}
-
-static void coroutine_fn open_images(void *arg)
-{
-	struct session *session = arg;
-	const struct options *options = session->options;
-
-	while (session->status == EXIT_OK && session->nb_images < options->nb_images) {
-		const char *path = options->images[session->nb_images].path;
-
-		session->status = open_image(session, path, &session->images[session->nb_images]);
-		if (session->status == EXIT_OK)
-			session->nb_images++;
-	}
-}
-
-static void coroutine_fn close_images(void *arg)
-{
-	struct session *session = arg;
-
-	for (const struct tree_disk *disk = session->tree.disks; disk; disk = disk->next) {
-		if (disk->view)
-			view_close(disk->view);
-	}
-	while (session->nb_images > 0) {
-		const char *path = session->options->images[--session->nb_images].path;
-		int res = image_close(session->images[session->nb_images]);
-
-		if (res < 0) {
-			log_error("%s: write-back failed: %s", path, strerror(-res));
-			session->status = EXIT_WRITE_BACK;
-		}
-	}
-}
-
-static bool any_writable(const struct session *session)
-{
-	for (unsigned i = 0; i < session->nb_images; i++) {
-		if (image_info(session->images[i])->writable)
-			return true;
-	}
-	return false;
-}
-
 /* ---- mounting ---- */
-
-/* Appends a word, with commas and backslashes in its value escaped. */
-static void put_word(FILE *out, const char *word, const char *value)
-{
-	fprintf(out, ",%s", word);
-	for (; *value; value++) {
-		if (*value == ',' || *value == '\\')
-			fputc('\\', out);
-		fputc(*value, out);
-	}
-}
-
-/* The -o list for libfuse; the caller frees it. */
-static char *mount_words(const struct session *session)
-{
-	const struct options *options = session->options;
-	char *source = realpath(options->images[0].path, NULL);
-	char *words = NULL;
-	size_t len;
-	FILE *out = open_memstream(&words, &len);
-
-	if (out) {
-		fprintf(out, "%s,default_permissions,nosuid,nodev",
-			any_writable(session) ? "rw" : "ro");
-		if (!options->has_subtype)
-			put_word(out, "subtype=", "qcow2fs");
-		if (!options->has_fsname)
-			put_word(out, "fsname=", source ? source : options->images[0].path);
-		if (options->kernel_words)
-			fprintf(out, ",%s", options->kernel_words);
-		if (fclose(out) != 0) {
-			free(words);
-			words = NULL;
-		}
-	}
-	free(source);
-	return words;
-}
 
 static int create_ring(struct session *session)
 {
@@ -373,7 +213,7 @@ static enum exit_status create_server(struct session *session)
 		.debug = options->debug,
 		.allow_root = options->allow_root,
 	};
-	char *words = mount_words(session);
+	char *words = mount_words(options, session_any_writable(session));
 	int res = words ? ops_create(&ops_params, &session->ops) : -ENOMEM;
 
 	if (res == 0)
@@ -393,7 +233,13 @@ static enum exit_status create_server(struct session *session)
 	return EXIT_MOUNT;
 }
 
-static enum exit_status mount_and_start(struct session *session)
+static void detach_now(struct session *session)
+{
+	if (session->mountpoint)
+		helper_detach(session->daemon.helper, true);
+}
+
+static enum exit_status mount(struct session *session)
 {
 	const char *mountpoint =
 		session->mountpoint ? session->mountpoint : session->options->mountpoint;
@@ -403,33 +249,19 @@ static enum exit_status mount_and_start(struct session *session)
 		log_error("%s: mount failed", mountpoint);
 		return EXIT_MOUNT;
 	}
-	session->ended_fd = eventfd(0, EFD_CLOEXEC);
-	res = session->ended_fd < 0 ? -errno
-				    : transport_dev_start(session->transport, session->ended_fd);
+	res = helper_note_mount(session->daemon.helper);
 	if (res < 0) {
-		log_error("cannot start threads: %s", strerror(-res));
-		if (session->mountpoint)
-			mountpoint_detach(session->mountpoint, true);
+		log_error("%s: cannot be seen after the mount: %s", mountpoint, strerror(-res));
+		return EXIT_MOUNT;
+	}
+	session->ended_fd = eventfd(0, EFD_CLOEXEC);
+	res = session->ended_fd < 0 ? -errno : daemon_leave_folder(&session->daemon);
+	if (res < 0) {
+		log_error("cannot start: %s", strerror(-res));
+		detach_now(session);
 		return EXIT_MOUNT;
 	}
 	return EXIT_OK;
-}
-
-/*
- * The mount's read-ahead lets one sequential reader keep several large requests under way.
- * Only root may set it, and nothing depends on it.
- */
-static void raise_read_ahead(dev_t dev)
-{
-	char path[96];
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev), minor(dev));
-	file = fopen(path, "we");
-	if (!file)
-		return;
-	fprintf(file, "%u\n", READ_AHEAD_KIB);
-	fclose(file);
 }
 
 static void end_at_once(struct session *session) __attribute__((noreturn));
@@ -441,24 +273,64 @@ static void stop_serving(struct session *session)
 	/* Whoever passed the descriptor has to unmount it, which cannot be waited for. */
 	if (!session->mountpoint)
 		end_at_once(session);
-	mountpoint_detach(session->mountpoint, true);
+	helper_detach(session->daemon.helper, true);
 	transport_dev_join(session->transport);
 }
 
-/* The first answered request shows that the mount works. */
-static enum exit_status try_mount(struct session *session)
+/* Whose effective ids root takes: those of the owner of all images. */
+static void find_owner(const struct session *session, struct sandbox_params *params)
 {
 	struct stat st;
 
-	if (!session->mountpoint)
+	for (unsigned i = 0; i < session->nb_images; i++) {
+		if (fstat(image_file(session->images[i], 0)->fd, &st) < 0)
+			return;
+		if (i > 0 && st.st_uid != params->uid) {
+			params->uid = 0;
+			return;
+		}
+		params->uid = st.st_uid;
+		params->gid = st.st_gid;
+	}
+}
+
+/* Everything is open, nothing has been served: from here on the server opens nothing. */
+static enum exit_status confine(struct session *session)
+{
+	struct sandbox_params params = {.reactor = session->reactor};
+	const char *part;
+	int res;
+
+	host_opener_seal(&session->opener);
+	if (session->options->no_sandbox)
 		return EXIT_OK;
-	if (stat(session->mountpoint, &st) < 0) {
+	find_owner(session, &params);
+	res = sandbox_enter(&params, &part);
+	if (res == 0)
+		return EXIT_OK;
+	log_error("cannot enter the sandbox (%s: %s); -o sandbox=off goes without", part,
+		  strerror(-res));
+	detach_now(session);
+	return EXIT_MOUNT;
+}
+
+/* The first answered request shows that the mount works. */
+static enum exit_status begin_service(struct session *session)
+{
+	int res = transport_dev_start(session->transport, session->ended_fd);
+
+	if (res < 0) {
+		log_error("cannot start threads: %s", strerror(-res));
+		detach_now(session);
+		return EXIT_MOUNT;
+	}
+	res = helper_try_mount(session->daemon.helper);
+	if (res < 0) {
 		log_error("%s: mounted, but does not answer: %s", session->mountpoint,
-			  strerror(errno));
+			  strerror(-res));
 		stop_serving(session);
 		return EXIT_MOUNT;
 	}
-	raise_read_ahead(st.st_dev);
 	return EXIT_OK;
 }
 
@@ -490,7 +362,10 @@ static void describe_node(const struct session *session, const struct node *node
 static void describe(const struct session *session)
 {
 	const struct options *options = session->options;
+	static char buf[BUFSIZ];
 
+	/* Else stdio asks what kind of file it is, by a system call that takes names. */
+	setvbuf(stdout, buf, _IOLBF, sizeof(buf));
 	for (unsigned i = 0; i < session->tree.nb_nodes; i++) {
 		const struct node *node = session->tree.nodes[i];
 
@@ -506,7 +381,9 @@ static void describe(const struct session *session)
 		printf("requests come through the FUSE device%s%s\n",
 		       session->ring_note ? "; " : "",
 		       session->ring_note ? session->ring_note : "");
-	if (geteuid() != 0 && !options->allow_other && !options->allow_root)
+	sandbox_describe(stdout);
+	putchar('\n');
+	if (!session->by_root && !options->allow_other && !options->allow_root)
 		printf("root cannot read this mount (for sudo mount -o loop, say); "
 		       "-o allow_root lets it\n");
 	fflush(stdout);
@@ -531,24 +408,16 @@ static int block_signals(struct session *session)
 	return session->signal_fd < 0 ? -errno : 0;
 }
 
-/* Writes back and closes the images: after this their locks are gone. */
-static void finish_images(struct session *session)
-{
-	if (session->ops)
-		ops_drain(session->ops);
-	if (session->nb_images > 0)
-		reactor_run(session->reactor, close_images, session);
-}
-
 /* Everything is unwound, as far as it was built. */
 static void end(struct session *session) __attribute__((noreturn));
 static void end(struct session *session)
 {
-	finish_images(session);
+	session_close_images(session);
 	transport_dev_destroy(session->transport);
 	transport_uring_destroy(session->ring);
 	ops_destroy(session->ops);
 	layout_finish(&session->tree);
+	host_opener_finish(&session->opener);
 	reactor_destroy(session->reactor);
 	buf_trim();
 	free(session->images);
@@ -561,7 +430,7 @@ static void end(struct session *session)
 /* The threads still wait for requests: they are told that it is over, and left behind. */
 static void end_at_once(struct session *session)
 {
-	finish_images(session);
+	session_close_images(session);
 	daemon_end(&session->daemon, session->status);
 }
 
@@ -571,16 +440,16 @@ static void unmount_for_signal(struct session *session)
 {
 	int res;
 
-	daemon_notify("STOPPING=1");
+	daemon_notify(&session->daemon, "STOPPING=1");
 	session->leaving = !session->mountpoint;
 	if (session->leaving)
 		return;
-	res = mountpoint_detach(session->mountpoint, false);
+	res = helper_detach(session->daemon.helper, false);
 	if (res == 0)
 		return;
 	log_info("%s: %s; detached, served until its last user is gone", session->mountpoint,
 		 strerror(-res));
-	res = mountpoint_detach(session->mountpoint, true);
+	res = helper_detach(session->daemon.helper, true);
 	if (res < 0)
 		log_error("%s: cannot be unmounted: %s", session->mountpoint, strerror(-res));
 }
@@ -607,7 +476,7 @@ static int check_idle_ms(struct session *session)
 	if (idle_ms < limit_ms)
 		return (int)(limit_ms - idle_ms);
 	/* A working directory inside keeps it busy without any request. */
-	mountpoint_detach(session->mountpoint, false);
+	helper_detach(session->daemon.helper, false);
 	return (int)limit_ms;
 }
 
@@ -616,6 +485,7 @@ static void serve(struct session *session)
 	struct pollfd fds[] = {
 		{.fd = session->ended_fd, .events = POLLIN},
 		{.fd = session->signal_fd, .events = POLLIN},
+		{.fd = sandbox_event_fd(), .events = POLLIN},
 	};
 	struct signalfd_siginfo info;
 	unsigned nb_signals = 0;
@@ -623,6 +493,8 @@ static void serve(struct session *session)
 	for (;;) {
 		if (poll(fds, sizeof(fds) / sizeof(fds[0]), check_idle_ms(session)) <= 0)
 			continue;
+		if (fds[2].revents)
+			sandbox_log_refused();
 		if (fds[0].revents)
 			return;
 		if (!fds[1].revents || read(session->signal_fd, &info, sizeof(info)) < 0)
@@ -644,17 +516,17 @@ static enum exit_status start(struct session *session)
 	int res;
 
 	status = check_mountpoint(session);
-	if (status == EXIT_OK)
-		status = start_reactor(session);
 	if (status != EXIT_OK)
 		return status;
-	session->images = calloc(options->nb_images, sizeof(struct image *));
-	if (!session->images) {
-		log_error("out of memory");
+	res = daemon_prepare(&session->daemon, session->mountpoint, options->auto_unmount);
+	if (res < 0) {
+		log_error("cannot start: %s", strerror(-res));
 		return EXIT_MOUNT;
 	}
-	reactor_run(session->reactor, open_images, session);
-	status = session->status;
+	status = start_reactor(session);
+	if (status != EXIT_OK)
+		return status;
+	status = session_open_images(session);
 	if (status == EXIT_OK)
 		status = layout_build(&(struct layout){.options = options,
 						       .images = session->images,
@@ -666,9 +538,11 @@ static enum exit_status start(struct session *session)
 	if (status == EXIT_OK)
 		status = create_server(session);
 	if (status == EXIT_OK)
-		status = mount_and_start(session);
+		status = mount(session);
 	if (status == EXIT_OK)
-		status = try_mount(session);
+		status = confine(session);
+	if (status == EXIT_OK)
+		status = begin_service(session);
 	if (status != EXIT_OK)
 		return status;
 	if (options->verbose)
@@ -684,7 +558,8 @@ static enum exit_status start(struct session *session)
 
 void session_run(const struct options *options)
 {
-	struct session session = {.options = options, .signal_fd = -1, .ended_fd = -1};
+	struct session session = {
+		.options = options, .by_root = geteuid() == 0, .signal_fd = -1, .ended_fd = -1};
 	int res;
 
 	res = daemon_begin(&session.daemon, options->foreground, options->ready_fd,

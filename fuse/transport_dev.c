@@ -610,8 +610,7 @@ int transport_dev_create(const struct transport_dev_params *params,
 /*
  * What the reactor waits for. A poll of the device itself would hold it open in the ring, which
  * the kernel takes apart some time after the process: a killed server's mount would then be
- * dead later than its other files are closed, and fusermount3, which unmounts it for
- * auto_unmount, would find it neither alive nor dead.
+ * neither alive nor dead for a while, and whoever looks at it would wait.
  */
 static int watch(struct transport_dev *dev)
 {

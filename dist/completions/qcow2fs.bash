@@ -16,6 +16,7 @@ _qcow2fs_words()
 	cache=*) values="auto none writeback" ;;
 	discard=*) values="unmap ignore" ;;
 	io=*) values="auto uring threads" ;;
+	sandbox=*) values="on off" ;;
 	transport=*) values="auto dev uring" ;;
 	backing_file=* | data_file=* | overlay=*)
 		prefix+=${word%%=*}=
@@ -24,7 +25,7 @@ _qcow2fs_words()
 		;;
 	*)
 		values="ro rw snapshot= backing= backing_file= data_file= overlay name= snapshots partitions uid= gid=
-			umask= discard= grow shrink timeout= threads= l2_cache= cache= io= transport=
+			umask= discard= grow shrink timeout= threads= l2_cache= cache= io= transport= sandbox=
 			allow_other allow_root auto_unmount fsname= subtype= max_read= sync async dirsync
 			exec noexec atime noatime nofail noauto _netdev"
 		COMPREPLY=($(compgen -P "$prefix" -W "$values" -- "$word"))

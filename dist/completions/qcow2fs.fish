@@ -11,7 +11,7 @@ function __qcow2fs_words
     set -l typed (commandline -ct | string replace -r '^(-o|--options=)' '' | string match -rg '^(.*,)?[^,]*$')
     for word in ro rw snapshot= snapshots partitions grow shrink name= data_file= backing_file= overlay overlay= \
         backing={auto,any,beneath,none} cache={auto,none,writeback} discard={unmap,ignore} \
-        io={auto,uring,threads} transport={auto,dev,uring} threads= l2_cache= timeout= \
+        io={auto,uring,threads} transport={auto,dev,uring} sandbox={on,off} threads= l2_cache= timeout= \
         uid= gid= umask= allow_other allow_root auto_unmount fsname= subtype= max_read= \
         sync async dirsync exec noexec atime noatime nofail noauto _netdev
         echo $typed$word

@@ -207,6 +207,7 @@ class Mount:
         self.log_path = mountpoint + ".log"
         self.pidfile = mountpoint + ".pid"
         self.mounted = False
+        self.may_be_refused = False  # system calls, by the sandbox
         command = [*wrapper, QCOW2FS, "--pidfile=" + self.pidfile, "--log-file=" + self.log_path]
         if TRANSPORT and not any(o.startswith("transport=") or o == "io=threads" for o in options):
             options = [*options, f"transport={TRANSPORT}"]
@@ -250,6 +251,7 @@ class Mount:
             self.mounted = False
             wait_until(lambda: not os.path.exists(f"/proc/{self.pid}") or is_zombie(self.pid), 5,
                        "the server to end")
+            assert self.may_be_refused or "the sandbox refused" not in self.log(), self.log()
 
     def kill(self):
         """SIGKILL, then the dead mount is taken away."""

@@ -209,6 +209,7 @@ static void test_bad_words(void **state)
 	refuses("qcow2fs IMG MNT -o discard=some", "discard=some");
 	refuses("qcow2fs IMG MNT -o io=some", "io=some");
 	refuses("qcow2fs IMG MNT -o transport=some", "transport=some");
+	refuses("qcow2fs IMG MNT -o sandbox=no", "sandbox=no");
 	refuses("qcow2fs IMG MNT -o umask=8", "umask=8");
 	refuses("qcow2fs IMG MNT -o uid=no_such_user_here", "no such user");
 	refuses("qcow2fs IMG MNT -o name=a/b", "name=a/b");
