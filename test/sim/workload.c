@@ -28,9 +28,11 @@ struct guest_op workload_template(const struct cell *cell, unsigned index)
 		return (struct guest_op){GUEST_WRITE, (free_cluster + 1) * cs - 77, 150};
 	case 7: /* beside the last cluster: another L2 table with small clusters */
 		return (struct guest_op){GUEST_WRITE, disk - 2 * cs, cs};
-	case 8: /* many clusters at once */
+	case 8: /* many clusters at once; a table that is nearly full grows */
 		return (struct guest_op){GUEST_WRITE, (free_cluster - 1) * cs,
-					 cell->cluster_size == 512 ? 40 * cs : 4 * cs};
+					 cell->feature == CELL_GROWN ? 100 * cs
+					 : cell->cluster_size == 512 ? 40 * cs
+								     : 4 * cs};
 	case 9: /* a cluster that has data */
 		return (struct guest_op){GUEST_DISCARD, 0, cs};
 	case 10: /* data, zeros and nothing */

@@ -127,6 +127,11 @@ static void test_growing(void **state)
 	      {GUEST_WRITE, 70 * 1024, 512}, {GUEST_FLUSH, 0, 0});
 }
 
+static void test_growing_the_refcount_table(void **state)
+{
+	LEAKS("c512-r64-grown", {GUEST_WRITE, 3910 * 512, 100 * 512}, {GUEST_FLUSH, 0, 0});
+}
+
 /* ---- a table longer than what one refcount block describes ---- */
 
 struct growth {
@@ -185,6 +190,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_preallocation),
 		cmocka_unit_test(test_discarding),
 		cmocka_unit_test(test_growing),
+		cmocka_unit_test(test_growing_the_refcount_table),
 		cmocka_unit_test(test_an_l1_table_longer_than_a_refcount_block),
 	};
 
