@@ -4,6 +4,7 @@
  * them. This file finds the subcommand and runs it.
  */
 #include "io/buf.h"
+#include "io/stdio.h"
 #include "tool/engine.h"
 #include "tool/tool.h"
 
@@ -167,10 +168,9 @@ static int run_command(struct run *run)
 	return run->status;
 }
 
-int main(int argc, char **argv)
+static int run_words(int argc, char **argv)
 {
 	struct run run = {.argc = argc - 1, .argv = argv + 1};
-	int status;
 
 	if (argc < 2) {
 		fputs("qcow2tool: no command; try 'qcow2tool --help'\n", stderr);
@@ -194,7 +194,16 @@ int main(int argc, char **argv)
 		print_command_help(run.tool.command);
 		return STATUS_OK;
 	}
-	status = run_command(&run);
+	return run_command(&run);
+}
+
+int main(int argc, char **argv)
+{
+	int status;
+
+	if (stdio_reserve() < 0)
+		return STATUS_SYSTEM;
+	status = run_words(argc, argv);
 	if (fflush(stdout) || ferror(stdout)) {
 		perror("qcow2tool: standard output");
 		return status ? status : STATUS_SYSTEM;
