@@ -221,7 +221,7 @@ static int coroutine_fn add_block(struct writer *writer, uint64_t cluster)
 			IO_TAG_REFBLOCK, &slice);
 	if (!ret) {
 		refcount_encode(slice->data, in_block % per_slice, image->header.refcount_order, 1);
-		cache_mark_dirty(&writer->ref_cache, slice);
+		writer_mark_dirty(writer, &writer->ref_cache, slice);
 		cache_put(&writer->ref_cache, slice);
 		ret = refcount_table_set(writer, cluster >> writer->refblock_bits, host_off);
 	}

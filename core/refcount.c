@@ -113,9 +113,8 @@ int coroutine_fn refcount_table_set(struct writer *writer, uint64_t index, uint6
 	if (ret)
 		return ret;
 	be64_put(p, block_off);
-	cache_mark_dirty(&writer->ref_cache, slice);
+	writer_mark_dirty(writer, &writer->ref_cache, slice);
 	cache_put(&writer->ref_cache, slice);
-	writer_note_write(writer);
 	return 0;
 }
 
@@ -168,12 +167,11 @@ int coroutine_fn refcount_set_run(struct writer *writer, uint64_t first, uint64_
 		n = min_u64(nb, base + refcount_per_slice(writer) - first);
 		for (uint64_t i = 0; i < n; i++)
 			refcount_encode(slice->data, first + i - base, order, value);
-		cache_mark_dirty(&writer->ref_cache, slice);
+		writer_mark_dirty(writer, &writer->ref_cache, slice);
 		cache_put(&writer->ref_cache, slice);
 		first += n;
 		nb -= n;
 	}
-	writer_note_write(writer);
 	return 0;
 }
 
@@ -193,9 +191,8 @@ int coroutine_fn refcount_drop(struct writer *writer, uint64_t cluster, uint64_t
 		return -EIO;
 	}
 	refcount_encode(slice->data, cluster - first, order, --value);
-	cache_mark_dirty(&writer->ref_cache, slice);
+	writer_mark_dirty(writer, &writer->ref_cache, slice);
 	cache_put(&writer->ref_cache, slice);
-	writer_note_write(writer);
 	*ret_value = value;
 	return 0;
 }

@@ -47,10 +47,9 @@ static int coroutine_fn set_l1_entry(struct writer *writer, uint64_t guest_off, 
 	ret = run_list_reserve(&writer->unlinked, 1);
 	if (!ret) {
 		be64_put(slice->data + (entry_off - slice_off), new_off | ENTRY_COPIED); /* I7 */
-		cache_mark_dirty(&image->l2_cache, slice);
+		writer_mark_dirty(writer, &image->l2_cache, slice);
 		if (old_off) /* I4 */
 			run_list_add(&writer->unlinked, old_off >> image->cluster_bits, 1);
-		writer_note_write(writer);
 	}
 	cache_put(&image->l2_cache, slice);
 	return ret;
@@ -137,8 +136,7 @@ void table_set_entry(struct writer *writer, struct l2_window *window, unsigned i
 	be64_put(p, entry.entry);
 	if (writer->image->info.extended_l2)
 		be64_put(p + 8, entry.bitmap);
-	cache_mark_dirty(&writer->image->l2_cache, window->slice);
-	writer_note_write(writer);
+	writer_mark_dirty(writer, &writer->image->l2_cache, window->slice);
 }
 
 void table_unlink(struct writer *writer, struct l2_entry old)

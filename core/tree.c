@@ -280,8 +280,7 @@ static int coroutine_fn update_l1_entry(struct writer *writer, uint64_t index, b
 	entry = (old & ~ENTRY_COPIED) | (alone ? ENTRY_COPIED : 0);
 	if (entry != old) {
 		be64_put(slice->data + (entry_off - slice_off), entry);
-		cache_mark_dirty(&image->l2_cache, slice);
-		writer_note_write(writer);
+		writer_mark_dirty(writer, &image->l2_cache, slice);
 	}
 	cache_put(&image->l2_cache, slice);
 	return 0;

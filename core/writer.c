@@ -107,6 +107,12 @@ void writer_note_write(struct writer *writer)
 		arm_writeback(writer);
 }
 
+void writer_mark_dirty(struct writer *writer, struct cache *cache, struct slice *slice)
+{
+	cache_mark_dirty(cache, slice);
+	writer_note_write(writer);
+}
+
 /* ---- opening ---- */
 
 int coroutine_fn writer_open(struct image *image, struct error **reterr)

@@ -119,6 +119,11 @@ void coroutine_fn writer_wait_idle(struct writer *writer);
 
 /* Something was written to a file: the next flush needs a barrier, within seconds. */
 void writer_note_write(struct writer *writer);
+/*
+ * A pinned slice was changed. Marking it and asking for a flush are one step: who waits for room
+ * in a cache full of dirty slices waits for a flush that has something to do.
+ */
+void writer_mark_dirty(struct writer *writer, struct cache *cache, struct slice *slice);
 
 /* Room for `nb` more runs, so that run_list_add() cannot fail. 0 or -ENOMEM. */
 int run_list_reserve(struct run_list *list, size_t nb);

@@ -127,6 +127,28 @@ CO_TEST(test_runs_across_blocks)
 	}
 }
 
+/* A run over more slices than the cache holds: all of them dirty, and one more is needed. */
+CO_TEST(test_run_fills_the_cache_with_dirty_slices)
+{
+	const unsigned nb_blocks = CLUSTER / 8;
+	uint8_t *bytes = hand_image("a", 3, 9, HAND_DATA + nb_blocks, 16 * CLUSTER);
+	struct image *image;
+	uint64_t value;
+
+	for (unsigned i = 1; i < nb_blocks; i++) {
+		be64_put(bytes + HAND_REFTABLE * CLUSTER + i * 8, (HAND_DATA + i) * CLUSTER);
+		be16_put(bytes + HAND_REFBLOCK * CLUSTER + (HAND_DATA + i) * 2, 1);
+	}
+	image = open_writable();
+	image->writer->ref_cache.nb_slices_max = nb_blocks / 4;
+	assert_int_equal(refcount_set_run(image->writer, 0, nb_blocks * 256ull, 1), 0);
+	for (unsigned i = 0; i < nb_blocks; i++) {
+		assert_int_equal(refcount_get(image->writer, i * 256ull, &value), 0);
+		assert_int_equal(value, 1);
+	}
+	assert_int_equal(image_close(image), 0);
+}
+
 CO_TEST(test_no_drop_below_zero)
 {
 	struct image *image;
@@ -169,6 +191,7 @@ int main(void)
 		cmocka_unit_test(test_bytes_in_the_file),
 		HAND_TEST(test_refcounts_of_an_image),
 		HAND_TEST(test_runs_across_blocks),
+		HAND_TEST(test_run_fills_the_cache_with_dirty_slices),
 		HAND_TEST(test_no_drop_below_zero),
 		HAND_TEST(test_damaged_refcount_table_entries),
 	};
