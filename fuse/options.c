@@ -50,7 +50,7 @@ static int take_timeout(struct parser *parser, const char *value)
 {
 	unsigned long number;
 
-	if (parse_number(value, 10, INT_MAX / 1000, &number) < 0)
+	if (parse_number(value, 10, INT_MAX / 1000, &number) < 0 || number == 0)
 		return complain(parser, "--timeout=%s: give a number of seconds", value);
 	parser->options->unmount_timeout_s = (int)number;
 	return 0;

@@ -4,8 +4,10 @@
  *
  * A mount is found in /proc/self/mountinfo, because a stale one answers nothing. Its
  * server's process is asked of a raw file (user.qcow2fs.pid) and held by a pidfd taken
- * before the unmount, so that the number cannot come to mean somebody else. Root
- * cannot look into another user's mount: a child that becomes this user does.
+ * before the unmount, so that the number cannot come to mean somebody else.
+ *
+ * All questions to the server are asked by a child, which a server that does not answer may hold
+ * for ever. Root cannot look into another user's mount: the child becomes this user.
  */
 #include "fuse/unmount.h"
 
@@ -17,7 +19,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <libgen.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -32,9 +33,9 @@
 #include <unistd.h>
 
 #define PID_ATTRIBUTE "user.qcow2fs.pid"
-/* How long a busy mount is tried without --timeout, and how often. */
+/* How long a busy mount is tried, and a user of a detached one awaited, without --timeout. */
 #define BUSY_TIMEOUT_S 5
-#define RETRY_MS 50
+#define RETRY_MS 50 /* how often a busy mount is tried */
 #define NS_PER_MS 1000000u
 
 /* ---- which mount ---- */
@@ -45,27 +46,21 @@ struct mount {
 	gid_t gid;
 };
 
-/* The canonical path; a stale mount cannot be asked, but its parent can. */
+/* The canonical path, by a descriptor for the name alone: a server is not asked. */
 static int resolve(const char *path, char *ret_path)
 {
-	char copy[PATH_MAX], parent[PATH_MAX], *name;
-	size_t len;
+	int fd = open(path, O_PATH | O_CLOEXEC);
+	char link[32];
+	ssize_t len;
 
-	if (realpath(path, ret_path))
-		return 0;
-	if (!mountpoint_is_stale(errno) && errno != EACCES)
+	if (fd < 0)
 		return -errno;
-	len = strlen(path);
-	if (len >= sizeof(copy))
-		return -ENAMETOOLONG;
-	memcpy(copy, path, len + 1);
-	if (!realpath(dirname(copy), parent))
-		return -errno;
-	memcpy(copy, path, len + 1);
-	name = basename(copy);
-	len = (size_t)snprintf(ret_path, PATH_MAX, "%s/%s", strcmp(parent, "/") ? parent : "",
-			       name);
-	return len < PATH_MAX ? 0 : -ENAMETOOLONG;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	len = readlink(link, ret_path, PATH_MAX - 1);
+	if (len >= 0)
+		ret_path[len] = '\0';
+	close(fd);
+	return len < 0 ? -errno : 0;
 }
 
 /* mountinfo writes space, tab, newline and backslash as \\ooo. */
@@ -130,6 +125,25 @@ static int find_mount(const char *path, struct mount *ret_mount)
 	return res;
 }
 
+/* ---- time ---- */
+
+#define NEVER UINT64_MAX
+
+static uint64_t deadline_after(int seconds)
+{
+	return stats_now_ns() + (uint64_t)seconds * 1000u * NS_PER_MS;
+}
+
+/* Milliseconds until the deadline, rounded up; 0 when it has passed, -1: endless. */
+static int remaining_ms(uint64_t deadline_ns)
+{
+	uint64_t now_ns = stats_now_ns();
+
+	if (deadline_ns == NEVER)
+		return -1;
+	return now_ns < deadline_ns ? (int)((deadline_ns - now_ns) / NS_PER_MS) + 1 : 0;
+}
+
 /* ---- sync, and whose server it is ---- */
 
 struct sync_result {
@@ -180,53 +194,63 @@ static void sync_mount(const char *path, struct sync_result *result)
 	closedir(dir);
 }
 
-/* The same by a child that has become the user who mounted. */
-static void sync_mount_as(const struct mount *mount, struct sync_result *result)
+/* In the child: nothing of the caller's stays open, should it be left behind. */
+static void answer_sync(const struct mount *mount, int fd) __attribute__((noreturn));
+static void answer_sync(const struct mount *mount, int fd)
 {
-	int fds[2];
+	struct sync_result result = {0};
+	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	for (int stream = STDIN_FILENO; null_fd >= 0 && stream <= STDERR_FILENO; stream++)
+		dup2(null_fd, stream);
+	if (geteuid() == 0 && mount->uid != 0 &&
+	    (setgroups(0, NULL) < 0 || setresgid(mount->gid, mount->gid, mount->gid) < 0 ||
+	     setresuid(mount->uid, mount->uid, mount->uid) < 0))
+		result.err = -errno;
+	else
+		sync_mount(mount->path, &result);
+	_exit(write(fd, &result, sizeof(result)) != sizeof(result));
+}
+
+/*
+ * The server is asked by a child, as the user who mounted. A question that it does not answer in
+ * time holds the child alone, which ends as soon as the kernel lets it: -ETIMEDOUT.
+ */
+static int sync_by_child(const struct mount *mount, uint64_t deadline_ns,
+			 struct sync_result *ret_result)
+{
+	struct pollfd answer = {.events = POLLIN};
+	int fds[2], res = 0;
 	pid_t pid;
 
-	if (pipe2(fds, O_CLOEXEC) < 0) {
-		result->err = -errno;
-		return;
-	}
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -errno;
 	pid = fork();
-	if (pid == 0) {
-		if (setgroups(0, NULL) < 0 || setresgid(mount->gid, mount->gid, mount->gid) < 0 ||
-		    setresuid(mount->uid, mount->uid, mount->uid) < 0)
-			result->err = -errno;
-		else
-			sync_mount(mount->path, result);
-		_exit(write(fds[1], result, sizeof(*result)) != sizeof(*result));
-	}
+	if (pid == 0)
+		answer_sync(mount, fds[1]);
+	if (pid < 0)
+		res = -errno;
 	close(fds[1]);
-	if (pid < 0 || read(fds[0], result, sizeof(*result)) != sizeof(*result))
-		*result = (struct sync_result){.err = -EIO};
-	close(fds[0]);
-	if (pid > 0)
+	answer.fd = fds[0];
+	if (res == 0 && poll(&answer, 1, remaining_ms(deadline_ns)) == 0) {
+		kill(pid, SIGKILL);
+		res = -ETIMEDOUT;
+	} else if (res == 0) {
+		if (read(fds[0], ret_result, sizeof(*ret_result)) != sizeof(*ret_result))
+			res = -EIO;
 		waitpid(pid, NULL, 0);
+	}
+	close(fds[0]);
+	return res;
 }
 
 /* ---- the steps ---- */
-
-static uint64_t deadline_after(int seconds)
-{
-	return stats_now_ns() + (uint64_t)seconds * 1000u * NS_PER_MS;
-}
-
-/* Milliseconds until the deadline, rounded up; 0 when it has passed. */
-static int remaining_ms(uint64_t deadline_ns)
-{
-	uint64_t now_ns = stats_now_ns();
-
-	return now_ns < deadline_ns ? (int)((deadline_ns - now_ns) / NS_PER_MS) + 1 : 0;
-}
 
 static int detach_patiently(const char *path, bool lazy, uint64_t deadline_ns)
 {
 	int res;
 
-	while ((res = mountpoint_detach(path, lazy)) == -EBUSY && remaining_ms(deadline_ns) > 0)
+	while ((res = mountpoint_detach(path, lazy)) == -EBUSY && remaining_ms(deadline_ns) != 0)
 		poll(NULL, 0, RETRY_MS);
 	return res;
 }
@@ -264,17 +288,14 @@ static bool ended_with_loss(int pidfd)
 }
 
 /* Waits until the server has ended, and with it its locks. */
-static enum exit_status await_end(const char *path, int pidfd, const struct options *options)
+static enum exit_status await_end(const char *path, int pidfd, bool lazy, uint64_t deadline_ns)
 {
 	struct pollfd fds = {.fd = pidfd, .events = POLLIN};
-	int seconds = options->unmount_timeout_s, timeout_ms = -1;
 
 	/* Detached lazily, the server may have users for as long as they like. */
-	if (seconds < 0 && options->lazy)
-		seconds = BUSY_TIMEOUT_S;
-	if (seconds >= 0)
-		timeout_ms = remaining_ms(deadline_after(seconds));
-	if (poll(&fds, 1, timeout_ms) > 0) {
+	if (deadline_ns == NEVER && lazy)
+		deadline_ns = deadline_after(BUSY_TIMEOUT_S);
+	if (poll(&fds, 1, remaining_ms(deadline_ns)) > 0) {
 		if (!ended_with_loss(pidfd))
 			return EXIT_OK;
 		log_error("%s: unmounted, but the last write-back failed; the server's log says "
@@ -283,38 +304,98 @@ static enum exit_status await_end(const char *path, int pidfd, const struct opti
 		return EXIT_WRITE_BACK;
 	}
 	log_error("%s: unmounted, but its server has not ended%s", path,
-		  options->lazy ? ": the mount is still in use" : "");
+		  lazy ? ": the mount is still in use" : "");
 	return EXIT_BUSY;
 }
 
-static enum exit_status detach_and_wait(const struct mount *mount, int pidfd,
-					const struct options *options)
+static enum exit_status detach(const struct mount *mount, bool lazy, uint64_t deadline_ns)
 {
-	int seconds = options->unmount_timeout_s >= 0 ? options->unmount_timeout_s : BUSY_TIMEOUT_S;
-	int res = detach_patiently(mount->path, options->lazy, deadline_after(seconds));
+	int res;
 
+	if (deadline_ns == NEVER)
+		deadline_ns = deadline_after(BUSY_TIMEOUT_S);
+	res = detach_patiently(mount->path, lazy, deadline_ns);
+	if (res == 0)
+		return EXIT_OK;
 	if (res == -EBUSY) {
 		log_error("%s: busy; end what uses it (fuser -vm %s shows it), or give -z",
 			  mount->path, mount->path);
 		return EXIT_BUSY;
 	}
-	if (res < 0) {
-		log_error("%s: %s", mount->path, strerror(-res));
-		return EXIT_SYSTEM;
+	log_error("%s: %s", mount->path, strerror(-res));
+	return EXIT_SYSTEM;
+}
+
+static enum exit_status detach_and_wait(const struct mount *mount, pid_t server, bool lazy,
+					uint64_t deadline_ns)
+{
+	int pidfd = server > 0 ? (int)syscall(SYS_pidfd_open, server, 0) : -1;
+	enum exit_status status = detach(mount, lazy, deadline_ns);
+
+	if (status == EXIT_OK && pidfd >= 0)
+		status = await_end(mount->path, pidfd, lazy, deadline_ns);
+	if (pidfd >= 0)
+		close(pidfd);
+	return status;
+}
+
+static enum exit_status give_up_on(const struct mount *mount, bool lazy, uint64_t deadline_ns)
+{
+	enum exit_status status = lazy ? detach(mount, true, deadline_ns) : EXIT_BUSY;
+
+	if (!lazy)
+		log_error("%s: its server does not answer; still mounted, -z unmounts nevertheless",
+			  mount->path);
+	else if (status == EXIT_OK)
+		log_error("%s: unmounted, but its server does not answer: what it has not written "
+			  "yet may be lost",
+			  mount->path);
+	return status == EXIT_OK ? EXIT_BUSY : status;
+}
+
+static enum exit_status sync_and_detach(const struct mount *mount, bool lazy, uint64_t deadline_ns)
+{
+	struct sync_result sync = {0};
+	enum exit_status status;
+	int res = sync_by_child(mount, deadline_ns, &sync);
+
+	if (res == -ETIMEDOUT)
+		return give_up_on(mount, lazy, deadline_ns);
+	if (res < 0)
+		sync.err = res;
+	/* Of a stale mount nothing can be saved, it can only be removed. */
+	if (mountpoint_is_stale(-sync.err))
+		return detach_and_wait(mount, sync.pid, lazy, deadline_ns);
+	if (sync.err) {
+		log_error("%s: write-back failed: %s%s", mount->path, strerror(-sync.err),
+			  lazy ? "" : "; still mounted, -z unmounts nevertheless");
+		if (!lazy)
+			return EXIT_WRITE_BACK;
+	} else if (!sync.pid) {
+		log_error("%s: not mounted by qcow2fs", mount->path);
+		return EXIT_MOUNT;
 	}
-	return pidfd >= 0 ? await_end(mount->path, pidfd, options) : EXIT_OK;
+	status = detach_and_wait(mount, sync.pid, lazy, deadline_ns);
+	return sync.err ? EXIT_WRITE_BACK : status;
+}
+
+static int find(const char *name, struct mount *ret_mount)
+{
+	char path[PATH_MAX];
+	int res = resolve(name, path);
+
+	return res < 0 ? res : find_mount(path, ret_mount);
 }
 
 enum exit_status unmount_run(const struct options *options)
 {
-	struct sync_result sync = {0};
 	struct mount mount = {0};
-	char path[PATH_MAX];
-	enum exit_status status;
-	int res = resolve(options->mountpoint, path), pidfd = -1;
+	uint64_t deadline_ns = NEVER;
+	int res;
 
-	if (res == 0)
-		res = find_mount(path, &mount);
+	if (options->unmount_timeout_s >= 0)
+		deadline_ns = deadline_after(options->unmount_timeout_s);
+	res = find(options->mountpoint, &mount);
 	if (res < 0) {
 		log_error("%s: %s", options->mountpoint,
 			  res == -EINVAL ? "nothing is mounted here by qcow2fs" : strerror(-res));
@@ -325,25 +406,5 @@ enum exit_status unmount_run(const struct options *options)
 			  mount.path, (unsigned)mount.uid);
 		return EXIT_SYSTEM;
 	}
-	if (geteuid() == 0 && mount.uid != 0)
-		sync_mount_as(&mount, &sync);
-	else
-		sync_mount(mount.path, &sync);
-	/* Of a stale mount nothing can be saved, it can only be removed. */
-	if (sync.err && !mountpoint_is_stale(-sync.err)) {
-		log_error("%s: write-back failed: %s%s", mount.path, strerror(-sync.err),
-			  options->lazy ? "" : "; still mounted, -z unmounts nevertheless");
-		if (!options->lazy)
-			return EXIT_WRITE_BACK;
-	}
-	if (!sync.err && !sync.pid) {
-		log_error("%s: not mounted by qcow2fs", mount.path);
-		return EXIT_MOUNT;
-	}
-	if (sync.pid > 0)
-		pidfd = (int)syscall(SYS_pidfd_open, sync.pid, 0);
-	status = detach_and_wait(&mount, pidfd, options);
-	if (pidfd >= 0)
-		close(pidfd);
-	return sync.err && !mountpoint_is_stale(-sync.err) ? EXIT_WRITE_BACK : status;
+	return sync_and_detach(&mount, options->lazy, deadline_ns);
 }

@@ -199,6 +199,7 @@ static void test_bad_words(void **state)
 	refuses("qcow2fs IMG MNT -o snapshot=", "needs a value");
 	refuses("qcow2fs IMG MNT -o grow=1", "takes no value");
 	refuses("qcow2fs IMG MNT -o timeout=0", "timeout=0");
+	refuses("qcow2fs -u --timeout=0 MNT", "--timeout=0");
 	refuses("qcow2fs IMG MNT -o threads=0", "threads=0");
 	refuses("qcow2fs IMG MNT -o threads=65", "threads=65");
 	refuses("qcow2fs IMG MNT -o threads=+1", "threads=+1");
