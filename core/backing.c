@@ -23,25 +23,33 @@ bool backing_name_is_plain(const char *name)
 	return true;
 }
 
-/* Replaces what a terminal would obey. For messages; at most `size` bytes. */
-static const char *printable(const char *name, char *buf, size_t size)
-{
-	size_t i;
-
-	for (i = 0; name[i] && i + 1 < size; i++)
-		buf[i] = (unsigned char)name[i] < 0x20 || name[i] == 0x7f ? '?' : name[i];
-	buf[i] = 0;
-	return buf;
-}
-
 static int refuse_name(const char *what, const char *name, const char *option,
 		       struct error **reterr)
 {
-	char buf[256];
-
 	return error_set(reterr, ERROR_BACKING, EACCES,
-			 "%s \"%s\" is not a plain path and is not followed; give -o %s=PATH", what,
-			 printable(name, buf, sizeof(buf)), option);
+			 "%s \"%.255s\" is not a plain path and is not followed; give -o %s=PATH",
+			 what, name, option);
+}
+
+static bool is_same(const struct file *a, const struct file *b)
+{
+	if (a == b)
+		return true;
+	/* Some simulated files have no identity; depth bounds them. */
+	return (a->fd >= 0 || a->ino) && a->dev == b->dev && a->ino == b->ino;
+}
+
+/* Refuses a file that is in the chain already: what `what` calls it. */
+static int check_loop(const struct image *chain, const struct file *file, const char *what,
+		      struct error **reterr)
+{
+	for (const struct image *layer = chain; layer; layer = layer->backing)
+		if (is_same(file, layer->file) ||
+		    (layer->data_file != layer->file && is_same(file, layer->data_file)))
+			return error_set(reterr, ERROR_BACKING, ELOOP,
+					 "%s %s: the chain of backing files is a loop", what,
+					 file->name);
+	return 0;
 }
 
 int coroutine_fn backing_open_data_file(struct image *image, const struct chain *chain,
@@ -50,6 +58,8 @@ int coroutine_fn backing_open_data_file(struct image *image, const struct chain 
 	const char *name = image->header.data_name;
 	enum opener_role role = OPENER_DATA;
 	const struct file *holder = image->file;
+	struct file *file;
+	int ret;
 
 	if (!chain->top && chain->options->data_file) {
 		name = chain->options->data_file;
@@ -68,24 +78,22 @@ int coroutine_fn backing_open_data_file(struct image *image, const struct chain 
 	} else if (!backing_name_is_plain(name)) {
 		return refuse_name("data file", name, "data_file", reterr);
 	}
-	return chain->opener->open(chain->opener, role, holder, name, writable,
-				   writable                      ? FILE_LOCK_WRITE
-				   : chain->options->force_share ? FILE_LOCK_SHARED
-								 : FILE_LOCK_READ,
-				   &image->data_file, reterr);
-}
-
-/* Refuses a file that is in the chain already. */
-static int check_loop(const struct chain *chain, const struct file *file, struct error **reterr)
-{
-	if (file->fd < 0 && !file->ino)
-		return 0; /* some simulated files have no identity; depth bounds them */
-	for (const struct image *layer = chain->top; layer; layer = layer->backing)
-		if (layer->file->dev == file->dev && layer->file->ino == file->ino)
-			return error_set(reterr, ERROR_BACKING, ELOOP,
-					 "backing file %s: the chain of backing files is a loop",
-					 file->name);
-	return 0;
+	ret = chain->opener->open(chain->opener, role, holder, name, writable,
+				  writable                      ? FILE_LOCK_WRITE
+				  : chain->options->force_share ? FILE_LOCK_SHARED
+								: FILE_LOCK_READ,
+				  &file, reterr);
+	if (ret)
+		return ret;
+	/* Guest data would be written over the metadata. */
+	ret = check_loop(image, file, "data file", reterr);
+	if (!ret)
+		ret = check_loop(chain->top, file, "data file", reterr);
+	if (ret)
+		file_close(file);
+	else
+		image->data_file = file;
+	return ret;
 }
 
 /* Which format the next layer has: as recorded, or by its magic number. */
@@ -151,7 +159,7 @@ static int coroutine_fn open_next(struct image *image, struct chain *chain,
 				  &file, reterr);
 	if (ret)
 		return ret;
-	ret = check_loop(chain, file, reterr);
+	ret = check_loop(chain->top, file, "backing file", reterr);
 	if (!ret)
 		ret = find_format(image->header.backing_format, file, &raw, &probed, reterr);
 	if (ret) {

@@ -49,6 +49,16 @@ static void test_prefixes_come_in_front(void **state)
 	error_free(error);
 }
 
+static void test_control_characters_are_replaced(void **state)
+{
+	struct error *error = NULL;
+
+	error_set(&error, ERROR_OPEN, ENOENT, "no \"%s\"", "a\nb\033[2J\177\303\244");
+	error_prefix(&error, "%s", "x\ty");
+	assert_string_equal(error->msg, "x?y: no \"a?b?[2J?\303\244\"");
+	error_free(error);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -56,6 +66,7 @@ int main(void)
 		cmocka_unit_test(test_set_without_a_number_is_invalid),
 		cmocka_unit_test(test_nobody_needs_to_listen),
 		cmocka_unit_test(test_prefixes_come_in_front),
+		cmocka_unit_test(test_control_characters_are_replaced),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
