@@ -184,9 +184,15 @@ void reply_attr(struct request *request)
 
 static int64_t wanted_time(struct timespec time, bool now)
 {
+	int64_t time_ns;
+
 	if (now)
 		clock_gettime(CLOCK_REALTIME, &time);
-	return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+	/* Beyond the years 1677 and 2262 it is one of them. */
+	if (__builtin_mul_overflow((int64_t)time.tv_sec, (int64_t)1000000000, &time_ns) ||
+	    __builtin_add_overflow(time_ns, (int64_t)time.tv_nsec, &time_ns))
+		return time.tv_sec < 0 ? INT64_MIN : INT64_MAX;
+	return time_ns;
 }
 
 /*
