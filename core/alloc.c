@@ -45,6 +45,15 @@ static int coroutine_fn check_unowned(struct writer *writer, uint64_t first, uin
 	return 0;
 }
 
+/*
+ * Something will be written below `end`, a cluster. To be said before the write begins: a flush
+ * that extends the file meanwhile ends it at zero_from.
+ */
+static void use_up_to(struct writer *writer, uint64_t end)
+{
+	writer->zero_from = max_u64(writer->zero_from, end << writer->image->cluster_bits);
+}
+
 /* ---- growing the refcount structures ---- */
 
 /* The new refcount table and the new blocks that describe it and themselves. */
@@ -96,6 +105,7 @@ static int coroutine_fn write_new_blocks(struct writer *writer, const struct new
 	unsigned order = writer->image->header.refcount_order;
 	unsigned bits = writer->image->cluster_bits;
 
+	use_up_to(writer, t->first + t->nb_blocks);
 	for (uint64_t i = 0; i < t->nb_blocks; i++) {
 		uint64_t base = (t->first_block + i) << writer->refblock_bits;
 		uint64_t end = min_u64(new_table_end(t), base + (1ull << writer->refblock_bits));
@@ -119,6 +129,7 @@ static int coroutine_fn write_new_table(struct writer *writer, const struct new_
 	unsigned bits = writer->image->cluster_bits;
 	uint64_t per_cluster = (1ull << bits) / 8;
 
+	use_up_to(writer, new_table_end(t));
 	for (uint64_t i = 0; i < t->nb_clusters; i++) {
 		int ret;
 
@@ -189,7 +200,6 @@ static int coroutine_fn grow_table(struct writer *writer, uint64_t cluster)
 			       (t.nb_blocks + t.nb_clusters) << bits);
 		return ret;
 	}
-	writer->zero_from = max_u64(writer->zero_from, new_table_end(&t) << bits);
 	cache_forget(&writer->ref_cache, old_off, old_nb << bits);
 	free_old_table(writer, old_off, old_nb);
 	return 0;
@@ -208,13 +218,14 @@ static int coroutine_fn add_block(struct writer *writer, uint64_t cluster)
 	if (cluster >> writer->refblock_bits >= refcount_table_entries(writer))
 		return grow_table(writer, cluster);
 	ret = check_unowned(writer, cluster, 1);
-	if (!ret)
-		ret = alloc_zero_cluster(writer, host_off, IO_TAG_REFBLOCK);
+	if (ret)
+		return ret;
+	use_up_to(writer, cluster + 1);
+	ret = alloc_zero_cluster(writer, host_off, IO_TAG_REFBLOCK);
 	if (!ret)
 		ret = overlap_add(&writer->overlap, host_off, 1);
 	if (ret)
 		return ret;
-	writer->zero_from = max_u64(writer->zero_from, host_off + cluster_size(image));
 	/* Its own refcount first: a flush between the two steps must not see a block without. I1 */
 	ret = cache_get(&writer->ref_cache,
 			host_off + in_block / per_slice * writer->ref_cache.slice_bytes,
@@ -439,7 +450,7 @@ int coroutine_fn alloc_clusters(struct writer *writer, uint64_t nb_min, uint64_t
 		*ret_host_off = s.first << bits;
 		*ret_nb = s.nb;
 		*ret_zero = *ret_host_off >= writer->zero_from;
-		writer->zero_from = max_u64(writer->zero_from, (s.first + s.nb) << bits);
+		use_up_to(writer, s.first + s.nb);
 		writer->image->stats.nb_allocated_clusters += s.nb;
 		writer->ahead.nb_needed += s.nb;
 	}

@@ -67,7 +67,7 @@ struct writer {
 	struct run_list free_runs; /* freed since opening, to be reused first */
 	uint64_t scan;             /* clusters below have been looked at */
 	uint64_t tail;             /* where to go on when looking takes too long */
-	uint64_t zero_from;        /* host bytes from here on have never been handed out */
+	uint64_t zero_from; /* host bytes from here on have never been handed out or written */
 	struct ahead ahead;
 
 	/* write-back */

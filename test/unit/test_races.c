@@ -305,6 +305,36 @@ static void test_header_names_no_table_that_is_not_there(void **state)
 	lab_close(&lab);
 }
 
+static bool is_data_or_block(void *ctx, const struct io_req *req)
+{
+	return req->op == IO_WRITE && (req->tag == IO_TAG_DATA || req->tag == IO_TAG_REFBLOCK);
+}
+
+/* A flush that extends the file while a larger refcount table is being written behind its end. */
+static void test_extending_cuts_off_no_new_refcount_table(void **state)
+{
+	const uint64_t first = 3910 * 512, last = 4009 * 512;
+	struct guest_op ops[42];
+	unsigned nb = 0;
+	struct lab lab;
+
+	for (unsigned i = 0; i < 14; i++) {
+		ops[nb++] = (struct guest_op){GUEST_WRITE, first + i * 5 * 512ull, 5 * 512};
+		ops[nb++] = (struct guest_op){GUEST_WRITE, last - i * 512ull, 512};
+		ops[nb++] = (struct guest_op){GUEST_FLUSH, 0, 0};
+	}
+	lab_open(&lab, "c512-r64-grown");
+	for (uint64_t seed = 1; seed <= 200; seed++) {
+		lab_prepare(&lab, seed, ops, nb, 3);
+		lab.sim.disk->hold = is_data_or_block;
+		lab_run(&lab);
+		lab.sim.disk->hold = NULL;
+		lab_no_violation(&lab);
+		assert_int_equal(lab.run.nb_failed, 0);
+	}
+	lab_close(&lab);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -320,6 +350,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_shrinking_waits_for_a_write_under_way),
 		cmocka_unit_test(test_l1_moves_with_everything_dirty),
 		cmocka_unit_test(test_flush_includes_the_l1_table),
+		cmocka_unit_test(test_extending_cuts_off_no_new_refcount_table),
 		cmocka_unit_test(test_header_names_no_table_that_is_not_there),
 	};
 
