@@ -5,7 +5,8 @@
  * Where clusters come from, in this order: what was freed since opening (free_runs),
  * what a scan of the refcounts finds (it goes on where it stopped and looks at a bounded
  * number of slices per call), and the end of the file (tail). So that no allocation
- * scans the whole table, however fragmented the image is. What ahead.h keeps goes first.
+ * scans the whole table, however fragmented the image is. What ahead.h keeps goes first. A block
+ * device has no end to go on at: there the scan looks at everything.
  *
  * A range without a refcount block gets one from its first cluster, which describes
  * itself; beyond the refcount table's end a larger table is written next to the blocks
@@ -33,13 +34,32 @@ int coroutine_fn alloc_zero_cluster(struct writer *writer, uint64_t host_off, en
 	return ret;
 }
 
+static bool is_on_device(const struct writer *writer)
+{
+	return writer->image->file->is_block_device;
+}
+
+/* Clusters that there can be: a file grows up to the largest host offset, a device does not. */
+static uint64_t nb_host_clusters(const struct writer *writer)
+{
+	uint64_t end = is_on_device(writer) ? writer->image->file->size_bytes : HOST_OFF_MAX;
+
+	return min_u64(end, HOST_OFF_MAX) >> writer->image->cluster_bits;
+}
+
+static int nothing_left(const struct writer *writer)
+{
+	return is_on_device(writer) ? -ENOSPC : -EFBIG;
+}
+
 /* Metadata at a place whose refcount is 0: the image contradicts itself. */
 static int coroutine_fn check_unowned(struct writer *writer, uint64_t first, uint64_t nb)
 {
 	unsigned bits = writer->image->cluster_bits;
+	uint64_t end = nb_host_clusters(writer);
 
-	if (first >= (HOST_OFF_MAX >> bits) - nb)
-		return -EFBIG;
+	if (nb > end || first > end - nb)
+		return nothing_left(writer);
 	if (overlap_hits(&writer->overlap, first << bits, nb << bits))
 		return writer_mark_corrupt(writer);
 	return 0;
@@ -344,17 +364,34 @@ static int coroutine_fn search_freed(struct writer *writer, struct search *s)
 	return 0;
 }
 
+static int coroutine_fn search_file(struct writer *writer, struct search *s)
+{
+	int ret = 0;
+
+	if (writer->scan < writer->tail)
+		ret = search_range(writer, s, &writer->scan, writer->tail, SCAN_SLICES_MAX);
+	if (!ret)
+		ret = search_range(writer, s, &writer->tail, nb_host_clusters(writer), UINT32_MAX);
+	return ret;
+}
+
+/* Runs that are too short are passed by, but left to those who want one cluster. */
+static int coroutine_fn search_device(struct writer *writer, struct search *s)
+{
+	uint64_t start = 0;
+	uint64_t *cursor = s->nb_min > 1 ? &start : &writer->scan;
+
+	return search_range(writer, s, cursor, nb_host_clusters(writer), UINT32_MAX);
+}
+
 static int coroutine_fn search(struct writer *writer, struct search *s)
 {
 	int ret = search_freed(writer, s);
 
-	if (!ret && writer->scan < writer->tail)
-		ret = search_range(writer, s, &writer->scan, writer->tail, SCAN_SLICES_MAX);
 	if (!ret)
-		ret = search_range(writer, s, &writer->tail,
-				   HOST_OFF_MAX >> writer->image->cluster_bits, UINT32_MAX);
+		ret = is_on_device(writer) ? search_device(writer, s) : search_file(writer, s);
 	if (!ret)
-		return -EFBIG; /* nothing is left below the largest host offset */
+		return nothing_left(writer);
 	return ret < 0 ? ret : 0;
 }
 

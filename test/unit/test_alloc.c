@@ -205,6 +205,46 @@ CO_TEST(test_refcount_table_too_large)
 			 HAND_REFTABLE * CLUSTER);
 }
 
+/* ---- a block device, which does not grow ---- */
+
+static void coroutine_fn open_device(void)
+{
+	open_image();
+	image->file->is_block_device = true;
+}
+
+CO_TEST(test_device_ends)
+{
+	new_image();
+	open_device();
+	assert_int_equal(image_allocate(image, 0, 64 * CLUSTER), -ENOSPC);
+	expect_failure(ENOSPC);
+	assert_int_equal(image_discard(image, 3 * CLUSTER, CLUSTER), 0);
+	assert_int_equal(image_flush(image), 0);
+	writer_wait_idle(image->writer);
+	expect_alloc(1, 4, HAND_DATA + 3, 1, false);
+	close_image();
+	assert_int_equal(hand.disk->files[0].bytes.size, NB_FILE * CLUSTER);
+	for (unsigned c = 0; c < 256; c++)
+		assert_int_equal(be16_get(bytes + HAND_REFBLOCK * CLUSTER + c * 2), c < NB_FILE);
+}
+
+/* Nothing is overlooked: what is too short for one is found by another. */
+CO_TEST(test_device_is_used_up)
+{
+	new_image();
+	for (unsigned c = 6; c < NB_FILE; c += 2)
+		set_refcounts(c, c + 1, 1);
+	set_refcounts(20, 21, 0);
+	open_device();
+	expect_alloc(3, 3, 19, 3, false);
+	for (unsigned c = 5; c < NB_FILE; c += 2)
+		if (c != 19 && c != 21)
+			expect_alloc(1, 1, c, 1, false);
+	expect_failure(ENOSPC);
+	close_image();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -218,6 +258,8 @@ int main(void)
 		HAND_TEST(test_damaged_refcount_table_entry),
 		HAND_TEST(test_no_cluster_left),
 		HAND_TEST(test_refcount_table_too_large),
+		HAND_TEST(test_device_ends),
+		HAND_TEST(test_device_is_used_up),
 	};
 
 	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
