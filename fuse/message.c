@@ -85,6 +85,7 @@ static int parse_write(const struct message *message, struct request *request)
 	request->len_bytes = in->size;
 	request->flags = in->flags;
 	request->payload = message->payload;
+	request->from_cache = in->write_flags & FUSE_WRITE_CACHE;
 	return 0;
 }
 

@@ -65,6 +65,12 @@ void request_reply_buf(struct request *request, const void *buf, size_t len_byte
 /* Makes request->buf hold len_bytes for the answer. 0 or -ENOMEM. */
 int request_alloc(struct request *request, size_t len_bytes);
 
+/* The kernel writes cached pages back by any handle, a direct one, too. */
+static inline bool request_is_direct_write(const struct request *request)
+{
+	return request->op == REQUEST_WRITE && request->fh & FH_DIRECT && !request->from_cache;
+}
+
 /* Hands the request to a coroutine of the reactor. */
 void request_run(struct request *request, void (*fn)(void *arg));
 

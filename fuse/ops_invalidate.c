@@ -33,18 +33,13 @@ struct change {
 	uint64_t start, end;
 };
 
-static bool is_direct_write(const struct request *request)
-{
-	return request->op == REQUEST_WRITE && request->fh & FH_DIRECT;
-}
-
 static struct change change_of(const struct request *request)
 {
 	const struct node *node = request->changed;
 	uint64_t start = node->start_bytes + request->changed_off;
 
 	return (struct change){
-		.right = is_direct_write(request) ? NULL : node,
+		.right = request_is_direct_write(request) ? NULL : node,
 		.start = start,
 		.end = start + request->changed_bytes,
 	};
@@ -184,7 +179,8 @@ static void *serve(void *arg)
 void invalidator_reply(struct request *request, struct node *node, uint64_t off, uint64_t len_bytes,
 		       int error)
 {
-	struct invalidator *invalidator = &request->ops->invalidators[is_direct_write(request)];
+	struct invalidator *invalidator =
+		&request->ops->invalidators[request_is_direct_write(request)];
 	struct change change;
 	bool waits;
 

@@ -222,7 +222,7 @@ void coroutine_fn ops_run_write(void *arg)
 	struct request *request = arg;
 	struct ops *ops = request->ops;
 	struct node *node = request->node;
-	bool direct = request->fh & FH_DIRECT;
+	bool direct = request_is_direct_write(request);
 	int64_t fits = make_room(request, node, request->offset, request->len_bytes);
 	int res;
 

@@ -58,6 +58,10 @@ static void test_write_stays_inside_its_payload(void **state)
 	assert_int_equal(request.op, REQUEST_WRITE);
 	assert_int_equal(request.len_bytes, 6);
 	assert_memory_equal(request.payload, "abcdef", 6);
+	assert_false(request.from_cache);
+	in.write_flags = FUSE_WRITE_CACHE;
+	assert_int_equal(parse(FUSE_WRITE, &in, sizeof(in), "abcdef", 6), 0);
+	assert_true(request.from_cache);
 	in.size = 7;
 	assert_int_equal(parse(FUSE_WRITE, &in, sizeof(in), "abcdef", 6), -EINVAL);
 }
