@@ -322,7 +322,7 @@ static struct inflated *get_cluster(struct image *image, uint64_t descriptor, bo
 void compress_decode_descriptor(unsigned cluster_bits, uint64_t descriptor, uint64_t *ret_host_off,
 				uint32_t *ret_len_bytes)
 {
-	unsigned offset_bits = 62 - (cluster_bits - 8);
+	unsigned offset_bits = compress_offset_bits(cluster_bits);
 	uint64_t sectors = (descriptor & ((1ull << 62) - 1)) >> offset_bits;
 
 	*ret_host_off = descriptor & ((1ull << offset_bits) - 1);

@@ -35,6 +35,11 @@ void inflate_cache_trim(struct inflate_cache *cache);
 /* The descriptor's host clusters are being freed: forget what was inflated from it. */
 void inflate_cache_forget(struct inflate_cache *cache, uint64_t descriptor);
 
+/* A descriptor's bits for the host offset: with large clusters fewer than a file may need. */
+static inline unsigned compress_offset_bits(unsigned cluster_bits)
+{
+	return 62 - (cluster_bits - 8);
+}
 /* Host range of a descriptor (bits 0-61 of the L2 entry). */
 void compress_decode_descriptor(unsigned cluster_bits, uint64_t descriptor, uint64_t *ret_host_off,
 				uint32_t *ret_len_bytes);

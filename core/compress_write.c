@@ -315,7 +315,7 @@ static int coroutine_fn place_at(struct packer *packer, struct piece *pieces, un
 	struct image *image = packer->image;
 	struct place place = {.position = start, .nb_here = nb_here};
 	uint64_t size = cluster_size(image), fresh = round_up(start, size), nb_fresh, nb, host_off;
-	bool zero;
+	bool zero, reachable;
 	int ret;
 
 	*ret_placed = false;
@@ -325,9 +325,11 @@ static int coroutine_fn place_at(struct packer *packer, struct piece *pieces, un
 		ret = alloc_clusters(image->writer, nb_fresh, nb_fresh, &host_off, &nb, &zero);
 		if (ret)
 			return ret;
-		if (start && host_off != fresh) {
+		reachable =
+			host_off + nb * size <= 1ull << compress_offset_bits(image->cluster_bits);
+		if (!reachable || (start && host_off != fresh)) {
 			alloc_undo(image->writer, host_off, nb);
-			return 0; /* not contiguous: begin anew elsewhere */
+			return reachable ? 0 : -EFBIG; /* not contiguous: begin anew elsewhere */
 		}
 		if (!start) {
 			for (unsigned i = 0; i < nb_pieces; i++)
@@ -490,7 +492,7 @@ static int coroutine_fn write_pieces(struct batch *batch)
 
 static uint64_t make_descriptor(const struct image *image, const struct piece *piece)
 {
-	unsigned offset_bits = 62 - (image->cluster_bits - 8);
+	unsigned offset_bits = compress_offset_bits(image->cluster_bits);
 	uint64_t last = piece->host_off + piece->len_bytes - 1;
 	uint64_t sectors = (last >> 9) - (piece->host_off >> 9);
 

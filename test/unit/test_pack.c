@@ -3,16 +3,14 @@
  * test_pack: where compressed clusters are placed, on the simulated disk: one behind the other,
  * and a host cluster that was begun is filled although somebody else has taken the next one.
  */
+#include "test/sim/disk.h"
 #include "test/sim/lab.h"
+#include "test/unit/hand_image.h"
 
 #include "core/compress.h"
+#include "core/compress_write.h"
 #include "core/format.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "core/writer.h"
 
 #define CLUSTER 4096u
 #define CLUSTER_BITS 12u
@@ -86,12 +84,38 @@ static void test_the_open_cluster_is_filled_first(void **state)
 	assert_in_range(nb_inside, CLUSTER / first_bytes - 1, NB_PACKED - 1);
 }
 
+/* A descriptor has 49 bits for the offset when clusters have 2 MiB: what lies behind is refused. */
+CO_TEST(test_no_descriptor_reaches_behind_its_bits)
+{
+	const uint64_t size = 2 << 20, block_off = HAND_DATA * size, behind = (1ull << 49) / size;
+	uint8_t *bytes = hand_image("a", 3, 21, HAND_DATA + 1, 4 * size), *data = buf_get(size);
+	struct packer *packer;
+	struct image *image;
+
+	/* The range behind has a refcount block, within the file. */
+	be64_put(bytes + HAND_REFTABLE * size + (behind >> 20) * 8, block_off);
+	be16_put(bytes + HAND_REFBLOCK * size + HAND_DATA * 2, 1);
+	memset(data, 0x41, size);
+	image = hand_open("a", &(struct image_options){.writable = true});
+	image->writer->scan = image->writer->tail = behind;
+	assert_int_equal(packer_create(image, &packer), 0);
+	assert_int_equal(packer_write(packer, 0, data, size), -EFBIG);
+	packer_destroy(packer);
+	image->writer->zero_from = 0; /* the simulated disk's file is not to grow that much */
+	assert_int_equal(image_close(image), 0);
+	buf_put(data, size);
+	bytes = hand.disk->files[0].bytes.data;
+	assert_int_equal(be64_get(bytes + HAND_L2 * size), 0);
+	assert_int_equal(be16_get(bytes + block_off), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_run_has_no_gaps),
 		cmocka_unit_test(test_the_open_cluster_is_filled_first),
+		HAND_TEST(test_no_descriptor_reaches_behind_its_bits),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
 }
