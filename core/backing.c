@@ -123,56 +123,83 @@ static int coroutine_fn find_format(const char *format, struct file *file, bool 
 	return 0;
 }
 
-/* Opens the layer below `image`. *ret_layer is NULL when there is none. */
-static int coroutine_fn open_next(struct image *image, struct chain *chain,
-				  struct image **ret_layer, struct error **reterr)
+/* What the next layer is made of. */
+struct below {
+	const char *name;
+	struct file *file; /* NULL: the chain ends here */
+	bool raw;
+};
+
+static int coroutine_fn open_file_below(const struct image *image, struct chain *chain,
+					bool writable, struct below *ret_below,
+					struct error **reterr)
 {
-	const char *name = image->header.backing_name;
+	struct below below = {.name = image->header.backing_name};
 	const struct file *holder = image->file;
 	enum opener_role role = OPENER_BACKING;
-	struct file *file;
-	bool raw = false, probed = false;
+	enum file_lock lock = writable                      ? FILE_LOCK_WRITE
+			      : chain->options->force_share ? FILE_LOCK_SHARED
+							    : FILE_LOCK_READ;
 	int ret;
 
-	*ret_layer = NULL;
 	if (image == chain->top && chain->options->backing_file) {
-		name = chain->options->backing_file;
+		below.name = chain->options->backing_file;
 		role = OPENER_IMAGE;
 		holder = NULL;
 	}
-	if (!name)
+	*ret_below = below;
+	if (!below.name)
 		return 0;
-	if (role == OPENER_BACKING && chain->probed)
+	if (role == OPENER_BACKING && image->probed)
 		return error_set(
 			reterr, ERROR_BACKING, EACCES,
 			"backing file %s has no recorded format and refers to a further file; "
 			"record its format with qemu-img rebase -u -F",
 			image->path);
-	if (role == OPENER_BACKING && !backing_name_is_plain(name))
-		return refuse_name("backing file", name, "backing_file", reterr);
+	if (role == OPENER_BACKING && !backing_name_is_plain(below.name))
+		return refuse_name("backing file", below.name, "backing_file", reterr);
 	if (chain->depth >= CHAIN_DEPTH_MAX)
 		return error_set(reterr, ERROR_BACKING, ELOOP,
-				 "backing file %s: the chain has more than %u files", name,
+				 "backing file %s: the chain has more than %u files", below.name,
 				 CHAIN_DEPTH_MAX);
-	ret = chain->opener->open(chain->opener, role, holder, name, false,
-				  chain->options->force_share ? FILE_LOCK_SHARED : FILE_LOCK_READ,
-				  &file, reterr);
+	ret = chain->opener->open(chain->opener, role, holder, below.name, writable, lock,
+				  &below.file, reterr);
 	if (ret)
 		return ret;
-	ret = check_loop(chain->top, file, "backing file", reterr);
+	ret = check_loop(chain->top, below.file, "backing file", reterr);
 	if (!ret)
-		ret = find_format(image->header.backing_format, file, &raw, &probed, reterr);
+		ret = find_format(image->header.backing_format, below.file, &below.raw,
+				  &chain->probed, reterr);
 	if (ret) {
-		file_close(file);
+		file_close(below.file);
 		return ret;
 	}
 	chain->depth++;
-	chain->probed = probed;
-	if (raw)
-		return layer_create_raw(file, ret_layer, reterr);
-	ret = layer_open(file, chain, false, ret_layer, reterr);
+	*ret_below = below;
+	return 0;
+}
+
+int coroutine_fn backing_open_below(const struct image *image, struct chain *chain, bool writable,
+				    struct image **ret_layer, struct file **ret_raw,
+				    struct error **reterr)
+{
+	struct below below;
+	int ret = open_file_below(image, chain, writable, &below, reterr);
+
+	*ret_layer = NULL;
+	if (ret || !below.file)
+		return ret;
+	if (below.raw && writable) {
+		*ret_raw = below.file;
+		return 0;
+	}
+	if (below.raw)
+		return layer_create_raw(below.file, ret_layer, reterr);
+	ret = layer_open(below.file, chain, writable, ret_layer, reterr);
 	if (ret)
-		error_prefix(reterr, "backing file %s", name);
+		error_prefix(reterr, "backing file %s", below.name);
+	else
+		(*ret_layer)->probed = chain->probed;
 	return ret;
 }
 
@@ -183,7 +210,7 @@ int coroutine_fn backing_open_chain(struct image *image, struct chain *chain, st
 	while (image && !image->raw && !ret) {
 		struct image *layer = NULL;
 
-		ret = open_next(image, chain, &layer, reterr);
+		ret = backing_open_below(image, chain, false, &layer, NULL, reterr);
 		image->backing = layer;
 		image = layer;
 	}

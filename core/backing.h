@@ -17,7 +17,7 @@ struct chain {
 	const struct image_options *options;
 	struct image *top; /* layers opened so far, NULL while the first one is being opened */
 	unsigned depth;
-	bool probed; /* the format of the layer above was guessed */
+	bool probed; /* the format of the layer that is being opened was guessed */
 };
 
 /*
@@ -26,6 +26,14 @@ struct chain {
  */
 int coroutine_fn backing_open_data_file(struct image *image, const struct chain *chain,
 					bool writable, struct error **reterr);
+
+/*
+ * Opens the layer below `image` alone; *ret_layer is NULL where there is none. A raw file to be
+ * written is no layer, but *ret_raw. 0 or -errno.
+ */
+int coroutine_fn backing_open_below(const struct image *image, struct chain *chain, bool writable,
+				    struct image **ret_layer, struct file **ret_raw,
+				    struct error **reterr);
 
 /* Opens everything below `image`, layer by layer. 0 or -errno; what was opened stays linked. */
 int coroutine_fn backing_open_chain(struct image *image, struct chain *chain,

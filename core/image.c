@@ -96,6 +96,31 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 	return 0;
 }
 
+int coroutine_fn image_open_below(struct opener *opener, struct image *above,
+				  const struct image_options *options, struct image **ret_image,
+				  struct file **ret_raw, struct error **reterr)
+{
+	struct chain chain = {.opener = opener, .options = options, .top = above, .depth = 1};
+	bool writable = options->writable;
+	struct image *image = NULL;
+	int ret;
+
+	*ret_raw = NULL;
+	ret = backing_open_below(above, &chain, writable, &image, ret_raw, reterr);
+	if (!ret && image && !options->no_backing)
+		ret = backing_open_chain(image, &chain, reterr);
+	if (!ret && image && writable)
+		ret = writer_open(image, reterr);
+	if (ret) {
+		free_chain(image);
+		return ret;
+	}
+	if (image)
+		finish_info(image, writable);
+	*ret_image = image;
+	return 0;
+}
+
 int coroutine_fn image_open_overlay(struct opener *opener, struct file *file, struct image *base,
 				    uint64_t l2_cache_bytes, struct image **ret_image,
 				    struct error **reterr)

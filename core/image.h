@@ -41,6 +41,17 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 			    struct error **reterr);
 
 /*
+ * Opens the file that is below `above`, an image that was opened without its backing file, as an
+ * image of its own, and by the same rules as in a chain. Of the options only writable,
+ * force_share, no_backing, l2_cache_bytes and backing_file (instead of the name in `above`)
+ * count. A raw file to be written becomes *ret_raw, the caller's; where there is no backing file
+ * both are NULL. 0 or -errno.
+ */
+int coroutine_fn image_open_below(struct opener *opener, struct image *above,
+				  const struct image_options *options, struct image **ret_image,
+				  struct file **ret_raw, struct error **reterr);
+
+/*
  * Opens the qcow2 image in `file`, writable and locked already, above `base`, whatever backing
  * file it names: an image that is open read-only, of a snapshot too. Both belong to the new
  * image; after a failure `file` is closed, and `base` is still the caller's.

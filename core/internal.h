@@ -36,6 +36,7 @@ struct image {
 	struct file *data_file; /* where guest data is: `file`, or the external data file */
 	struct image *backing;  /* next layer, NULL at the end of the chain */
 	bool raw;
+	bool probed; /* nobody recorded its format: it may refer to no further file */
 
 	struct header header;
 	unsigned cluster_bits;

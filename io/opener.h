@@ -14,7 +14,7 @@
 
 enum opener_role {
 	OPENER_IMAGE,   /* named by the user on the command line: always allowed */
-	OPENER_BACKING, /* named inside `holder`: policy applies, read-only */
+	OPENER_BACKING, /* named inside `holder`: policy applies */
 	OPENER_DATA,    /* external data file named inside `holder`: beside or beneath it only */
 };
 

@@ -3,8 +3,9 @@
  * commit: what an overlay holds goes into its backing file, or with -b into one further
  * down, together with what the layers between hold.
  *
- * The layers are opened one by one, without what lies below them: the base is open
- * for writing. The data are durable in the base before the overlay is emptied.
+ * The layers are opened one by one, without what lies below them, by the rules for the names
+ * inside images: the base is open for writing. The data are durable in the base before the overlay
+ * is emptied.
  */
 #include "core/checked.h"
 #include "core/snapshot_edit.h"
@@ -91,47 +92,59 @@ static bool same_file(const char *a, const char *b)
 	return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* The name of what lies below the layers opened so far, to be freed. Reports. */
+static int next_path(const struct tool *tool, const struct commit *c, const char *base_name,
+		     char **ret_path)
+{
+	const struct disk *above = &c->layers[c->nb - 1];
+	const char *name = image_info(above->image)->backing_name;
+
+	if (c->nb == 1 && tool->how.backing_file)
+		*ret_path = strdup(tool->how.backing_file);
+	else if (name)
+		*ret_path = disk_combine_path(above->path, name);
+	else {
+		tool_say(c->paths[0], base_name ? "%s is not below it" : "it has no backing file",
+			 base_name);
+		return STATUS_BACKING;
+	}
+	return *ret_path ? STATUS_OK : tool_fail(c->paths[0], ENOMEM, NULL);
+}
+
 /* Opens the layers down to `base_name` (NULL: the next one), and the base. */
 static int coroutine_fn open_all(struct tool *tool, struct commit *c, const char *path,
 				 const char *base_name, bool empty)
 {
-	struct image_options how = tool->how, base_how = {.writable = true};
+	struct image_options how = tool->how;
 	char *next = strdup(path);
+	int status;
 
+	if (!next)
+		return tool_fail(path, ENOMEM, NULL);
 	how.no_backing = true;
 	how.writable = empty;
-	for (;;) {
-		const struct image_info *info;
-		const char *format;
-		int status;
-
-		if (!next)
-			return tool_fail(path, ENOMEM, NULL);
-		c->paths[c->nb] = next;
-		status = disk_open(tool, next, "qcow2", &how, &c->layers[c->nb]);
-		if (status) {
-			free(next);
+	status = disk_open(tool, next, "qcow2", &how, &c->layers[0]);
+	how.writable = false;
+	while (status == STATUS_OK) {
+		c->paths[c->nb++] = next;
+		status = next_path(tool, c, base_name, &next);
+		if (status)
 			return status;
-		}
-		info = image_info(c->layers[c->nb++].image);
-		if (!info->backing_name) {
-			/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): in c->paths */
-			tool_say(path, base_name ? "%s is not below it" : "it has no backing file",
-				 base_name);
-			return STATUS_BACKING;
-		}
-		next = disk_combine_path(c->paths[c->nb - 1], info->backing_name);
-		format = info->backing_format;
-		if (next && (!base_name || same_file(next, base_name))) {
+		if (!base_name || same_file(next, base_name)) {
+			how.writable = true;
+			how.no_backing = false;
 			c->base_path = next;
-			return disk_open(tool, next, format, &base_how, &c->base);
+			return disk_open_below(tool, &c->layers[c->nb - 1], next, &how, &c->base);
 		}
-		if (c->nb == LAYERS_MAX) {
-			free(next);
-			return tool_fail(path, ELOOP, NULL);
-		}
-		how.writable = false;
+		if (c->nb == LAYERS_MAX)
+			status = tool_fail(path, ELOOP, NULL);
+		else
+			status = disk_open_below(tool, &c->layers[c->nb - 1], next, &how,
+						 &c->layers[c->nb]);
+		how.backing_file = NULL; /* is the name below the image itself */
 	}
+	free(next);
+	return status;
 }
 
 static int coroutine_fn close_all(struct commit *c)
@@ -188,8 +201,10 @@ int coroutine_fn commit_command(struct tool *tool, int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return tool_usage(tool, "one image is needed");
-	/* Emptied above a layer that was left out, it would show that one's old data. */
-	empty &= !base_name;
+	if (tool->how.snapshot || tool->how.force_share)
+		return tool_usage(tool, "not with %s", tool->how.snapshot ? "-o snapshot=" : "-U");
+	/* Emptied above a file that got nothing, it would show that one's old data. */
+	empty &= !base_name && !tool->how.backing_file;
 	status = open_all(tool, &commit, argv[optind], base_name, empty);
 	if (!status && empty && image_data_file(commit.layers[0].image)) {
 		tool_say(argv[optind],

@@ -90,6 +90,26 @@ int coroutine_fn disk_open(struct tool *tool, const char *path, const char *form
 	return STATUS_OK;
 }
 
+int coroutine_fn disk_open_below(struct tool *tool, const struct disk *above, const char *path,
+				 const struct image_options *how, struct disk *ret_disk)
+{
+	struct disk disk = {.path = path, .cluster_size = 65536};
+	struct error *error = NULL;
+	int ret = image_open_below(&tool->opener.opener, above->image, how, &disk.image, &disk.raw,
+				   &error);
+
+	if (ret)
+		return tool_fail(above->path, ret, error);
+	if (disk.image) {
+		disk.size_bytes = image_info(disk.image)->virtual_size;
+		disk.cluster_size = image_info(disk.image)->cluster_size;
+	} else {
+		disk.size_bytes = disk.raw->size_bytes;
+	}
+	*ret_disk = disk;
+	return STATUS_OK;
+}
+
 int coroutine_fn disk_close(struct disk *disk)
 {
 	int ret = 0;

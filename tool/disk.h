@@ -24,6 +24,12 @@ struct disk {
  */
 int coroutine_fn disk_open(struct tool *tool, const char *path, const char *format,
 			   const struct image_options *how, struct disk *ret_disk);
+/*
+ * Opens what `above`, which is open without its backing file and has one, is laid upon, by the
+ * rules for names inside images; `path` is for messages. Reports failure. Returns the exit status.
+ */
+int coroutine_fn disk_open_below(struct tool *tool, const struct disk *above, const char *path,
+				 const struct image_options *how, struct disk *ret_disk);
 /* Writes back and closes; reports failure. Returns the exit status. */
 int coroutine_fn disk_close(struct disk *disk);
 

@@ -265,7 +265,7 @@ static void print_layer(struct info_run *run, const struct layer_facts *facts, u
 /* Opens the next file of the chain; *ret_next is NULL at its end. */
 static int coroutine_fn open_next(struct tool *tool, struct file *file,
 				  const struct layer_facts *facts, struct file **ret_next,
-				  bool *ret_raw, struct error **reterr)
+				  bool *ret_raw, bool *probed, struct error **reterr)
 {
 	const struct header *h = &facts->header;
 	struct opener *opener = &tool->opener.opener;
@@ -279,12 +279,16 @@ static int coroutine_fn open_next(struct tool *tool, struct file *file,
 	if (!backing_name_is_plain(h->backing_name))
 		return error_set(reterr, ERROR_BACKING, EACCES,
 				 "the backing file's name is not a plain path");
+	if (*probed)
+		return error_set(reterr, ERROR_BACKING, EACCES,
+				 "it has no recorded format and refers to a further file");
 	ret = opener->open(opener, OPENER_BACKING, file, h->backing_name, false, lock, ret_next,
 			   reterr);
 	if (ret)
 		return ret;
 	*ret_raw = h->backing_format && !strcmp(h->backing_format, "raw");
-	if (!h->backing_format) {
+	*probed = !h->backing_format;
+	if (*probed) {
 		ret = file_read(*ret_next, 0, magic, sizeof(magic), IO_TAG_HEADER);
 		*ret_raw = be32_get(magic) != QCOW2_MAGIC;
 	}
@@ -295,6 +299,7 @@ static int coroutine_fn show_chain(struct info_run *run, struct file *file, bool
 {
 	struct file *files[CHAIN_DEPTH_MAX] = {file};
 	struct error *error = NULL;
+	bool probed = false;
 	unsigned nb = 1;
 	int ret;
 
@@ -306,7 +311,8 @@ static int coroutine_fn show_chain(struct info_run *run, struct file *file, bool
 		if (!ret)
 			print_layer(run, &facts, nb - 1);
 		if (!ret && chain)
-			ret = open_next(run->tool, files[nb - 1], &facts, &next, &raw, &error);
+			ret = open_next(run->tool, files[nb - 1], &facts, &next, &raw, &probed,
+					&error);
 		finish_facts(&facts);
 		if (!ret && next && nb == CHAIN_DEPTH_MAX) {
 			file_close(next);
