@@ -78,6 +78,23 @@ static int read_facts(struct file *file)
 	return 0;
 }
 
+/*
+ * The number of a closed standard stream would be the next to be given: what a program, or a
+ * library in it, then prints must not go into an image.
+ */
+static int leave_streams(int fd)
+{
+	int higher;
+
+	if (fd < 0 || fd > STDERR_FILENO)
+		return fd;
+	higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	if (higher < 0)
+		higher = -errno;
+	close(fd);
+	return higher;
+}
+
 static int set_open_error(int ret, struct error **reterr)
 {
 	if (ret == -ENOTSUP)
@@ -95,7 +112,7 @@ int file_open(struct reactor *reactor, const struct file_open_params *params,
 
 	if (ret < 0)
 		return set_open_error(ret, reterr);
-	ret = file_resolve(params);
+	ret = leave_streams(file_resolve(params));
 	if (ret < 0) {
 		set_open_error(ret, reterr);
 		goto fail;
@@ -129,7 +146,7 @@ int file_open_shared(const struct file *original, struct file **ret_file)
 	if (ret < 0)
 		return ret;
 	file->shares_locks = true;
-	file->fd = fcntl(original->fd, F_DUPFD_CLOEXEC, 0);
+	file->fd = fcntl(original->fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 	ret = file->fd < 0 ? -errno : read_facts(file);
 	file->path = original->path;
 	file->align = original->align;

@@ -100,6 +100,23 @@ static void test_kinds(void **state)
 	alarm(0);
 }
 
+/* The number of a closed standard stream is no image's. */
+static void test_closed_stream(void **state)
+{
+	int saved = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+
+	make_file("file", 100);
+	close(STDIN_FILENO);
+	assert_int_equal(open_path("file", true, false, NULL), 0);
+	assert_true(file->fd > STDERR_FILENO);
+	assert_true(fcntl(file->fd, F_GETFD) & FD_CLOEXEC);
+	assert_int_equal(fcntl(STDIN_FILENO, F_GETFD), -1);
+	file_close(file);
+	if (saved >= 0)
+		assert_int_equal(dup2(saved, STDIN_FILENO), STDIN_FILENO);
+	close(saved);
+}
+
 static void test_facts(void **state)
 {
 	struct stat st;
@@ -340,6 +357,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_kinds, start_sync, stop),
+		cmocka_unit_test_setup_teardown(test_closed_stream, start_sync, stop),
 		cmocka_unit_test_setup_teardown(test_facts, start_sync, stop),
 		cmocka_unit_test_setup_teardown(test_cached, start_sync, stop),
 		cmocka_unit_test_setup_teardown(test_memory, start_sync, stop),
