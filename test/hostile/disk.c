@@ -28,6 +28,8 @@ void broken(const char *fmt, ...)
 	abort(); /* which fuzzers take for a finding, too */
 }
 
+#define STORE_STEP_BYTES (1u << 20)
+
 /* ---- requests ---- */
 
 /* Makes sure that the bytes up to `end` are stored. */
@@ -39,7 +41,8 @@ static int store(struct disk_file *file, uint64_t end)
 		return 0;
 	if (end > DISK_STORED_MAX)
 		return -ENOSPC;
-	end = (end | 0xffff) + 1;
+	/* In steps that a long file does not feel as one copy after another. */
+	end = (end | (end < STORE_STEP_BYTES ? 0xffff : STORE_STEP_BYTES - 1)) + 1;
 	data = realloc(file->data, end);
 	if (!data)
 		return -ENOMEM;
