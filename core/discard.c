@@ -35,6 +35,8 @@ static bool uncovers(const struct image *image, uint64_t guest_off)
 /* Can L2 entries alone say that this range is zero? */
 static bool entries_can_zero(const struct image *image, uint64_t guest_off, enum zero_mode mode)
 {
+	if (mode == ZERO_DROP)
+		return true;
 	if (is_raw_external(image))
 		return false;
 	if (image->info.version >= 3)
@@ -60,8 +62,8 @@ static struct l2_entry zeroed_entry(const struct image *image, uint64_t guest_of
 {
 	bool compressed = old.entry & L2_COMPRESSED;
 	bool mine = !compressed && old.entry & ENTRY_COPIED;
-	bool keep = mine && (mode == ZERO_KEEP || is_external(image));
-	bool flag = keep || uncovers(image, guest_off);
+	bool keep = mine && mode != ZERO_DROP && (mode == ZERO_KEEP || is_external(image));
+	bool flag = keep || (mode != ZERO_DROP && uncovers(image, guest_off));
 	struct l2_entry entry = {0};
 
 	*ret_unlink = !keep;
@@ -134,14 +136,14 @@ static int coroutine_fn zero_subclusters(struct writer *writer, uint64_t l2_off,
 
 /* Is there nothing to do for the L2 table at guest_off, because it is not there? */
 static int coroutine_fn skip_missing_table(struct image *image, uint64_t guest_off, uint64_t end,
-					   uint64_t *ret_end)
+					   enum zero_mode mode, uint64_t *ret_end)
 {
 	struct extent extent;
 	int ret = map_layer(image, guest_off, end - guest_off, &extent);
 
 	*ret_end = guest_off;
 	if (!ret && extent.kind == EXTENT_UNALLOCATED && !extent.has_host_off &&
-	    !uncovers(image, guest_off))
+	    (mode == ZERO_DROP || !uncovers(image, guest_off)))
 		*ret_end = guest_off + extent.len_bytes;
 	return ret;
 }
@@ -160,7 +162,7 @@ static int coroutine_fn zero_by_entries(struct writer *writer, uint64_t pos, uin
 	while (pos < end && !ret) {
 		uint64_t cluster_end = round_down(pos, size) + size, nb, l2_off, skip;
 
-		ret = skip_missing_table(image, pos, end, &skip);
+		ret = skip_missing_table(image, pos, end, mode, &skip);
 		if (ret || skip > pos) {
 			pos = skip;
 			continue;

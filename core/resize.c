@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * resize: changing the virtual size. The L1 table grows first, header.size changes last;
- * what a growing disk uncovers reads as zeros, also above a longer backing file.
+ * what a growing disk uncovers reads as zeros, also above a longer backing file. A shrinking one
+ * lets its clusters go, and writes nothing for what they uncover behind its end.
  */
 #include "core/alloc.h"
 #include "core/flush.h"
@@ -86,8 +87,9 @@ static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
 	return 0;
 }
 
-/* Makes [from, to), which lies outside the old or the new disk, read as zeros. */
-static int coroutine_fn zero_outside(struct writer *writer, uint64_t from, uint64_t to)
+/* Does that to [from, to), which lies outside the old or the new disk. */
+static int coroutine_fn zero_outside(struct writer *writer, uint64_t from, uint64_t to,
+				     enum zero_mode mode)
 {
 	struct io_record record;
 	int ret;
@@ -95,7 +97,7 @@ static int coroutine_fn zero_outside(struct writer *writer, uint64_t from, uint6
 	if (from >= to)
 		return 0;
 	io_begin(writer->image, &record);
-	ret = zero_range(writer, from, to - from, ZERO_FREE);
+	ret = zero_range(writer, from, to - from, mode);
 	io_end(writer->image, &record);
 	return ret;
 }
@@ -131,7 +133,7 @@ static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 	if (image->backing)
 		end = max_u64(end, image->backing->virtual_size);
 	image->virtual_size = size_bytes;
-	ret = zero_outside(writer, old_bytes, min_u64(end, size_bytes));
+	ret = zero_outside(writer, old_bytes, min_u64(end, size_bytes), ZERO_FREE);
 	if (!ret)
 		ret = flush_set_size(writer, size_bytes);
 	if (ret)
@@ -139,17 +141,25 @@ static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 	return ret;
 }
 
+/*
+ * The rest of the last cluster is zeroed for whoever grows the disk without doing so. The clusters
+ * behind are let go after the switch, for they may uncover a backing file: where that fails, they
+ * are leftovers.
+ */
 static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
 {
 	struct image *image = writer->image;
-	uint64_t old_bytes = image->virtual_size;
-	int ret = zero_outside(writer, size_bytes, old_bytes);
+	uint64_t old_bytes = image->virtual_size, cluster = cluster_size(image);
+	uint64_t end = round_up(size_bytes, cluster);
+	int ret = zero_outside(writer, size_bytes, min_u64(end, old_bytes), ZERO_FREE);
 
 	if (!ret)
 		ret = flush_set_size(writer, size_bytes);
-	if (!ret)
-		image->virtual_size = size_bytes;
-	return ret;
+	if (ret)
+		return ret;
+	image->virtual_size = size_bytes;
+	zero_outside(writer, end, round_up(old_bytes, cluster), ZERO_DROP);
+	return 0;
 }
 
 int coroutine_fn image_resize(struct image *image, uint64_t virtual_size)

@@ -19,6 +19,7 @@ int coroutine_fn write_zeros(struct writer *writer, uint64_t guest_off, uint64_t
 enum zero_mode {
 	ZERO_KEEP, /* host clusters stay, marked zero */
 	ZERO_FREE, /* host clusters are given back */
+	ZERO_DROP, /* the same, and nobody reads there: what a backing file holds may show */
 };
 /*
  * Makes any range read as zeros: whole units by their entries, the rest by writing. Defined in

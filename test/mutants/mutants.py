@@ -291,7 +291,7 @@ mutant("resize-old-l1-freed-at-once", "the old L1 table's clusters are leaked",
        [("core/resize.c", "\t\t\trun_list_add(&writer->unlinked, old_off >> image->cluster_bits,\n\t\t\t\t     div_up(old_bytes, size)); /* I4 */\n", "\t\t\t;\n")],
        LEAKS, [line("core/resize.c", "div_up(old_bytes, size)); /* I4 */")])
 mutant("resize-uncovers-backing", "a growing disk shows a longer backing file",
-       [("core/resize.c", "\tret = zero_outside(writer, old_bytes, min_u64(end, size_bytes));\n", "\t(void)end;\n")],
+       [("core/resize.c", "\tret = zero_outside(writer, old_bytes, min_u64(end, size_bytes), ZERO_FREE);\n", "\t(void)end;\n")],
        FEATURES)
 
 mutant("resize-no-lock", "the disk's size changes while requests are under way",

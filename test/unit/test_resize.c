@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * test_resize: what changing the size does beside the header: to the clusters behind the end, to
+ * a backing file's contents there, to an external data file.
+ */
+#include "test/sim/disk.h"
+#include "test/unit/hand_image.h"
+
+#include "core/writer.h"
+
+#define CLUSTER 4096ull
+#define NB 64u /* clusters of the disk */
+
+static uint8_t data[NB * CLUSTER];
+
+static struct image *coroutine_fn open_writable(void)
+{
+	return hand_open("a", &(struct image_options){.writable = true});
+}
+
+static uint64_t written_bytes(void)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < hand.disk->nb_log; i++)
+		if (hand.disk->log[i].op == IO_WRITE && hand.disk->log[i].file == 0)
+			bytes += hand.disk->log[i].len;
+	return bytes;
+}
+
+static void coroutine_fn expect_bytes(struct image *image, uint64_t guest_off, uint64_t end,
+				      uint8_t value)
+{
+	assert_int_equal(image_read(image, guest_off, data, end - guest_off, NULL), 0);
+	for (uint64_t i = 0; i < end - guest_off; i++)
+		assert_int_equal(data[i], value);
+}
+
+/* An overlay whose entries cannot say zero, above a file that is as long as the old disk. */
+CO_TEST(test_shrinking_writes_no_zeros_over_a_backing_file)
+{
+	const uint64_t short_bytes = 5 * CLUSTER + 512;
+	uint8_t *bytes = hand_image("a", 2, 12, HAND_DATA + 1, NB * CLUSTER);
+	struct image *image;
+
+	hand_set_l2(bytes, 40, HAND_DATA * CLUSTER | ENTRY_COPIED);
+	be16_put(bytes + HAND_REFBLOCK * CLUSTER + HAND_DATA * 2, 1);
+	hand_set_backing(bytes, "base", "raw");
+	memset(data, 0x11, sizeof(data));
+	sim_add_file(hand.disk, "base", data, sizeof(data), true);
+	image = open_writable();
+	assert_int_equal(image_resize(image, short_bytes), 0);
+	assert_int_equal(image_flush(image), 0);
+	writer_wait_idle(image->writer);
+	assert_true(written_bytes() < 8 * CLUSTER);
+	bytes = hand.disk->files[0].bytes.data;
+	assert_int_equal(be64_get(bytes + HAND_L2 * CLUSTER + 40 * 8), 0);
+	expect_bytes(image, 0, short_bytes, 0x11);
+	/* The backing file is longer: growing again does not show it. */
+	assert_int_equal(image_resize(image, NB * CLUSTER), 0);
+	expect_bytes(image, 0, short_bytes, 0x11);
+	expect_bytes(image, short_bytes, NB * CLUSTER, 0);
+	assert_int_equal(image_close(image), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		HAND_TEST(test_shrinking_writes_no_zeros_over_a_backing_file),
+	};
+
+	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
+}
