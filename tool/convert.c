@@ -34,8 +34,8 @@ struct convert_options {
 
 struct convert {
 	const struct convert_options *options;
-	struct disk source, target, backing;
-	bool has_backing;
+	struct disk source, target;
+	bool has_backing;       /* of a new target */
 	struct packer *packer;  /* with -c */
 	uint64_t granule_bytes; /* pieces begin and end at multiples of it */
 	struct co_mutex walk_mutex;
@@ -113,8 +113,6 @@ static int coroutine_fn put_zeros(struct convert *c, uint64_t off, uint64_t byte
 	/* A new target reads as zeros, unless a backing file shines through. */
 	if (!c->options->keep_target && !c->has_backing && c->options->sparse_bytes)
 		return 0;
-	if (c->has_backing && off >= c->backing.size_bytes)
-		return 0;
 	ret = disk_zero(&c->target, off, bytes, !c->options->sparse_bytes);
 	if (!ret && !c->options->sparse_bytes && c->target.image)
 		ret = image_allocate(c->target.image, off, bytes);
@@ -160,24 +158,13 @@ static int coroutine_fn put_sparse(struct convert *c, uint64_t off, const uint8_
 	return ret;
 }
 
-/* What the target shows at this place before anything is written. */
-static int coroutine_fn read_old(struct convert *c, uint64_t off, uint8_t *buf, uint64_t bytes)
-{
-	uint64_t size = c->backing.size_bytes;
-	uint64_t inside = off < size ? min_u64(bytes, size - off) : 0;
-	int ret = inside ? disk_read(&c->backing, off, buf, inside) : 0;
-
-	memset(buf + inside, 0, bytes - inside);
-	return ret;
-}
-
 static int coroutine_fn copy_piece(struct convert *c, uint64_t off, uint64_t bytes, uint8_t *buf,
 				   uint8_t *old)
 {
 	int ret = disk_read(&c->source, off, buf, bytes);
 
-	if (!ret && old)
-		ret = read_old(c, off, old, bytes);
+	if (!ret && old) /* nothing was written there yet: what the backing file has */
+		ret = disk_read(&c->target, off, old, bytes);
 	if (ret)
 		return ret;
 	if (!c->options->sparse_bytes && !old)
@@ -228,25 +215,39 @@ static int coroutine_fn copy_all(struct convert *c)
 
 /* ---- source and target ---- */
 
+static int coroutine_fn create_target(struct tool *tool, const struct convert *c, const char *path)
+{
+	struct create_options target = c->options->target;
+	int status;
+
+	target.params.virtual_size = c->source.size_bytes;
+	target.has_size = true;
+	status = create_options_check_backing(tool, &target, path);
+	return status ? status : create_options_run(tool, &target, path);
+}
+
+/* A new target is opened above its backing file: zeros must hide what is in that. */
 static int coroutine_fn open_target(struct tool *tool, struct convert *c, const char *path)
 {
 	const struct convert_options *options = c->options;
-	struct image_options how = {.writable = true, .no_backing = !options->keep_target};
+	const char *backing_name = options->target.params.backing_name;
+	struct image_options how = {.writable = true};
 	const char *format = options->target.raw ? "raw" : "qcow2";
 	uint64_t size_bytes = c->source.size_bytes;
+	char *backing_path = NULL;
 	int status = STATUS_OK;
 
-	if (!options->keep_target) {
-		struct create_options target = options->target;
-
-		target.params.virtual_size = size_bytes;
-		target.has_size = true;
-		status = create_options_check_backing(tool, &target, path);
-		if (!status)
-			status = create_options_run(tool, &target, path);
+	c->has_backing = backing_name && !options->keep_target;
+	if (c->has_backing) {
+		how.backing_file = backing_path = disk_combine_path(path, backing_name);
+		if (!backing_path)
+			return tool_fail(path, ENOMEM, NULL);
 	}
+	if (!options->keep_target)
+		status = create_target(tool, c, path);
 	if (!status)
 		status = disk_open(tool, path, format, &how, &c->target);
+	free(backing_path);
 	if (status)
 		return status;
 	if (c->target.size_bytes < size_bytes && !c->target.raw) {
@@ -258,24 +259,6 @@ static int coroutine_fn open_target(struct tool *tool, struct convert *c, const 
 			   : options->compress ? c->target.cluster_size
 					       : min_u64(c->target.cluster_size, 65536);
 	return STATUS_OK;
-}
-
-static int coroutine_fn open_backing(struct tool *tool, struct convert *c, const char *target_path)
-{
-	const struct create_params *params = &c->options->target.params;
-	struct image_options how = {0};
-	char *path;
-	int status;
-
-	if (!params->backing_name || c->options->keep_target)
-		return STATUS_OK;
-	path = disk_combine_path(target_path, params->backing_name);
-	if (!path)
-		return tool_fail(target_path, ENOMEM, NULL);
-	status = disk_open(tool, path, params->backing_format, &how, &c->backing);
-	c->has_backing = status == STATUS_OK;
-	free(path);
-	return status;
 }
 
 static int coroutine_fn run(struct tool *tool, struct convert *c, const char *target_path)
@@ -307,11 +290,7 @@ static int coroutine_fn convert(struct tool *tool, const struct convert_options 
 		return status;
 	status = open_target(tool, &c, target_path);
 	if (!status) {
-		status = open_backing(tool, &c, target_path);
-		if (!status)
-			status = run(tool, &c, target_path);
-		if (c.has_backing)
-			disk_close(&c.backing);
+		status = run(tool, &c, target_path);
 		close_status = disk_close(&c.target);
 		status = status ? status : close_status;
 	}
