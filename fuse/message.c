@@ -157,6 +157,7 @@ static int parse_copy_file_range(const struct message *message, struct request *
 
 struct operation {
 	const char *name;
+	int error;     /* what every such request is refused with, or 0 */
 	bool answered; /* at once, with zero_bytes of zeros */
 	size_t zero_bytes;
 	enum request_op op;
@@ -169,6 +170,7 @@ struct operation {
 		.name = #word, .op = REQUEST_##word, .head_bytes = (head), .parse = (function)}
 #define ANSWERED(word, bytes) \
 	[FUSE_##word] = {.name = #word, .answered = true, .zero_bytes = (bytes)}
+#define REFUSED(word, number) [FUSE_##word] = {.name = #word, .error = (number)}
 
 static const struct operation operations[] = {
 	OPERATION(LOOKUP, 0, parse_lookup),
@@ -192,6 +194,16 @@ static const struct operation operations[] = {
 	ANSWERED(OPENDIR, sizeof(struct fuse_open_out)),
 	ANSWERED(RELEASEDIR, 0),
 	ANSWERED(DESTROY, 0),
+	/* Nor can anybody change them: not a call that is missing, but one that is not permitted. */
+	REFUSED(CREATE, EPERM),
+	REFUSED(MKNOD, EPERM),
+	REFUSED(MKDIR, EPERM),
+	REFUSED(SYMLINK, EPERM),
+	REFUSED(LINK, EPERM),
+	REFUSED(UNLINK, EPERM),
+	REFUSED(RMDIR, EPERM),
+	REFUSED(RENAME, EPERM),
+	REFUSED(RENAME2, EPERM),
 };
 
 static_assert(sizeof(struct fuse_open_out) <= MESSAGE_ZERO_BYTES_MAX, "fits");
@@ -260,6 +272,8 @@ int message_parse(const struct message *message, struct request *request, size_t
 
 	if (!operation)
 		return -ENOSYS;
+	if (operation->error)
+		return -operation->error;
 	if (operation->answered) {
 		*ret_zero_bytes = operation->zero_bytes;
 		return 1;

@@ -482,6 +482,26 @@ def check_odd_reads(path, expected, seed, count=60, flags=0):
         os.close(fd)
 
 
+def check_names_are_fixed(folder, number):
+    """Nothing can be made, renamed or removed there: each attempt fails with this errno."""
+    def at(name):
+        return os.path.join(folder, name)
+    for function, *args in [(os.open, at("x"), os.O_CREAT | os.O_WRONLY), (os.mkdir, at("x")),
+                            (os.mknod, at("x")), (os.mkfifo, at("x")),
+                            (os.symlink, "disk.raw", at("x")),
+                            (os.link, at("disk.raw"), at("x")), (os.unlink, at("disk.raw")),
+                            (os.rename, at("disk.raw"), at("x"))]:
+        try:
+            function(*args)
+        except OSError as error:
+            assert error.errno == number, \
+                f"{function.__name__}: {error} instead of {errno.errorcode[number]}"
+            continue
+        raise AssertionError(f"{function.__name__} succeeded")
+    # What is there may be opened as if it were to be created.
+    os.close(os.open(at("disk.raw"), os.O_CREAT | os.O_RDONLY))
+
+
 def check_mmap(path, expected):
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
         # From the end to the beginning, so that read-ahead does not do the work.

@@ -152,11 +152,22 @@ static void test_answered_at_once(void **state)
 	assert_int_equal(zero_bytes, 0);
 }
 
+/* Whatever they say: their structures are not read. */
+static void test_refused(void **state)
+{
+	static const uint32_t opcodes[] = {
+		FUSE_CREATE, FUSE_MKNOD, FUSE_MKDIR,  FUSE_SYMLINK, FUSE_LINK,
+		FUSE_UNLINK, FUSE_RMDIR, FUSE_RENAME, FUSE_RENAME2,
+	};
+
+	for (size_t i = 0; i < sizeof(opcodes) / sizeof(opcodes[0]); i++)
+		assert_int_equal(parse(opcodes[i], NULL, 0, NULL, 0), -EPERM);
+}
+
 static void test_unknown(void **state)
 {
 	static const uint32_t opcodes[] = {
-		0,         FUSE_FORGET, FUSE_MKDIR, FUSE_ACCESS, FUSE_IOCTL,
-		FUSE_POLL, 52,          1000,       UINT32_MAX,
+		0, FUSE_FORGET, FUSE_ACCESS, FUSE_IOCTL, FUSE_POLL, 52, 1000, UINT32_MAX,
 	};
 
 	for (size_t i = 0; i < sizeof(opcodes) / sizeof(opcodes[0]); i++)
@@ -250,6 +261,7 @@ int main(void)
 		cmocka_unit_test(test_setattr),
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_answered_at_once),
+		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_unknown),
 		cmocka_unit_test(test_pieces_of_a_device_message),
 		cmocka_unit_test(test_refused_answer_becomes_an_error),
