@@ -2,12 +2,13 @@
 /*
  * resize: changing the virtual size. The L1 table grows first, header.size changes last;
  * what a growing disk uncovers reads as zeros, also above a longer backing file. A shrinking one
- * lets its clusters go, and writes nothing for what they uncover behind its end.
+ * lets its clusters go, and writes nothing for what they uncover behind its end. An external data
+ * file becomes as long as the disk.
  */
 #include "core/alloc.h"
 #include "core/flush.h"
 #include "core/map.h"
-#include "core/release.h"
+#include "core/table.h"
 #include "core/write.h"
 #include "io/buf.h"
 
@@ -119,6 +120,52 @@ static uint64_t end_of_leftovers(const struct image *image, uint64_t old_bytes)
 	return max_u64(end, mapped_bytes);
 }
 
+/* ---- an external data file ---- */
+
+/* Its new length; where it is longer already, only a shrinking disk changes it. */
+static int coroutine_fn resize_data_file(struct writer *writer, uint64_t size_bytes, bool grows)
+{
+	struct image *image = writer->image;
+	struct file *file = image->data_file;
+
+	if (file == image->file || file->is_block_device ||
+	    (file->size_bytes >= size_bytes) == grows)
+		return 0;
+	writer_note_write(writer);
+	return file_truncate(file, size_bytes);
+}
+
+/* A raw one shows what it holds: the clusters of [pos, end) are mapped, each to its own place. */
+static int coroutine_fn map_raw_clusters(struct writer *writer, uint64_t pos, uint64_t end)
+{
+	struct image *image = writer->image;
+	uint64_t size = cluster_size(image);
+	int ret = 0;
+
+	if (!(image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW))
+		return 0;
+	for (pos = round_down(pos, size); pos < end && !ret;) {
+		struct l2_window window;
+		uint64_t l2_off;
+
+		ret = table_make_writable(writer, pos, &l2_off);
+		if (!ret)
+			ret = table_open_window(writer, l2_off, pos, div_up(end - pos, size),
+						&window);
+		if (ret)
+			break;
+		for (unsigned i = 0; i < window.nb; i++, pos += size)
+			if (!(table_get_entry(writer, &window, i).entry & ENTRY_COPIED))
+				table_set_entry(writer, &window, i,
+						(struct l2_entry){.entry = pos | ENTRY_COPIED,
+								  .bitmap = UINT32_MAX});
+		table_close_window(writer, &window);
+	}
+	return ret;
+}
+
+/* ---- the disk ---- */
+
 static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 {
 	struct image *image = writer->image;
@@ -134,6 +181,10 @@ static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 		end = max_u64(end, image->backing->virtual_size);
 	image->virtual_size = size_bytes;
 	ret = zero_outside(writer, old_bytes, min_u64(end, size_bytes), ZERO_FREE);
+	if (!ret)
+		ret = resize_data_file(writer, size_bytes, true);
+	if (!ret)
+		ret = map_raw_clusters(writer, old_bytes, size_bytes);
 	if (!ret)
 		ret = flush_set_size(writer, size_bytes);
 	if (ret)
@@ -159,6 +210,7 @@ static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
 		return ret;
 	image->virtual_size = size_bytes;
 	zero_outside(writer, end, round_up(old_bytes, cluster), ZERO_DROP);
+	resize_data_file(writer, size_bytes, false);
 	return 0;
 }
 

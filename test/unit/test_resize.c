@@ -63,10 +63,66 @@ CO_TEST(test_shrinking_writes_no_zeros_over_a_backing_file)
 	assert_int_equal(image_close(image), 0);
 }
 
+/* ---- a raw external data file ---- */
+
+#define NB_RAW 32u
+
+static void new_raw_image(void)
+{
+	uint8_t *bytes = hand_image("a", 3, 12, HAND_DATA, NB_RAW * CLUSTER);
+	uint32_t off = sizeof(struct qcow2_header);
+
+	be64_put(HAND_FIELD(bytes, incompatible_features), INCOMPAT_DATA_FILE);
+	be64_put(HAND_FIELD(bytes, autoclear_features), AUTOCLEAR_DATA_FILE_RAW);
+	hand_add_extension(bytes, &off, EXT_DATA_FILE, "raw", 3);
+	hand_add_extension(bytes, &off, EXT_END, "", 0);
+	for (unsigned i = 0; i < NB_RAW; i++)
+		hand_set_l2(bytes, i, i * CLUSTER | ENTRY_COPIED);
+	memset(data, 0x11, sizeof(data));
+	sim_add_file(hand.disk, "raw", data, NB_RAW * CLUSTER, false);
+}
+
+/* Clusters up to the end of the disk are mapped, each to its own place, and no others. */
+static void expect_mapped(uint64_t size_bytes)
+{
+	const uint8_t *l2 = hand.disk->files[0].bytes.data + HAND_L2 * CLUSTER;
+
+	assert_int_equal(hand.disk->files[1].bytes.size, size_bytes);
+	for (uint64_t i = 0; i < NB; i++)
+		assert_int_equal(be64_get(l2 + i * 8),
+				 i * CLUSTER < size_bytes ? i * CLUSTER | ENTRY_COPIED : 0);
+}
+
+CO_TEST(test_raw_data_file_is_as_long_as_the_disk)
+{
+	const uint64_t long_bytes = 40 * CLUSTER + 1024, short_bytes = 5 * CLUSTER + 512;
+	struct image *image;
+
+	new_raw_image();
+	image = open_writable();
+	assert_int_equal(image_resize(image, long_bytes), 0);
+	assert_int_equal(image_flush(image), 0);
+	expect_mapped(long_bytes);
+	expect_bytes(image, 0, NB_RAW * CLUSTER, 0x11);
+	expect_bytes(image, NB_RAW * CLUSTER, long_bytes, 0);
+	assert_int_equal(image_write(image, long_bytes - 600, "12345", 5), 0);
+	assert_int_equal(image_flush(image), 0);
+	expect_mapped(long_bytes);
+	assert_int_equal(image_resize(image, short_bytes), 0);
+	assert_int_equal(image_flush(image), 0);
+	expect_mapped(short_bytes);
+	assert_int_equal(image_resize(image, long_bytes), 0);
+	expect_bytes(image, 0, short_bytes, 0x11);
+	expect_bytes(image, short_bytes, long_bytes, 0);
+	assert_int_equal(image_close(image), 0);
+	expect_mapped(long_bytes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		HAND_TEST(test_shrinking_writes_no_zeros_over_a_backing_file),
+		HAND_TEST(test_raw_data_file_is_as_long_as_the_disk),
 	};
 
 	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
