@@ -2,6 +2,8 @@
 /* memory: wrapped allocation functions. See memory.h. */
 #include "test/sim/memory.h"
 
+#include "io/buf.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -15,6 +17,7 @@ void *REAL __real_realloc(void *old, size_t size);
 void *REAL __real_aligned_alloc(size_t align, size_t size);
 int REAL __real_posix_memalign(void **ret, size_t align, size_t size);
 char *REAL __real_strdup(const char *text);
+void REAL __real_buf_put(void *buf, size_t len_bytes);
 
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t nb, size_t size);
@@ -22,6 +25,7 @@ void *__wrap_realloc(void *old, size_t size);
 void *__wrap_aligned_alloc(size_t align, size_t size);
 int __wrap_posix_memalign(void **ret, size_t align, size_t size);
 char *__wrap_strdup(const char *text);
+void __wrap_buf_put(void *buf, size_t len_bytes);
 
 static struct {
 	bool armed;
@@ -115,4 +119,15 @@ int __wrap_posix_memalign(void **ret, size_t align, size_t size)
 char *__wrap_strdup(const char *text)
 {
 	return fails() ? NULL : __real_strdup(text);
+}
+
+/*
+ * No buffer is kept for the next one: who asks for one asks for memory, in each run, so that
+ * all of them fail in their turn.
+ */
+void __wrap_buf_put(void *buf, size_t len_bytes)
+{
+	__real_buf_put(buf, len_bytes);
+	if (memory.armed)
+		buf_trim();
 }

@@ -6,7 +6,8 @@
 
 # Every allocation of the core and of io passes through test/sim/memory.c. Private: what
 # the program is made from is compiled with the flags that everything else has.
-SIM_WRAP := $(foreach f,malloc calloc realloc aligned_alloc posix_memalign strdup,-Wl,--wrap=$(f))
+SIM_WRAP := $(foreach f,malloc calloc realloc aligned_alloc posix_memalign strdup \
+              buf_put,-Wl,--wrap=$(f))
 $(B)/test/sim/sim: private LDFLAGS += $(SIM_WRAP)
 
 .PHONY: sim sim-full sim-check mutants
