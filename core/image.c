@@ -211,6 +211,16 @@ void image_get_stats(const struct image *image, struct image_stats *ret_stats)
 	}
 }
 
+void image_trim(struct image *image)
+{
+	for (; image; image = image->backing) {
+		cache_trim(&image->l2_cache);
+		if (image->writer)
+			cache_trim(&image->writer->ref_cache);
+		inflate_cache_trim(&image->inflate);
+	}
+}
+
 uint64_t image_host_sectors(const struct image *image)
 {
 	uint64_t sectors = 0;

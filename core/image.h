@@ -182,6 +182,12 @@ struct image_stats {
 };
 void image_get_stats(const struct image *image, struct image_stats *ret_stats);
 
+/*
+ * Gives memory back that holds clean metadata and decompressed clusters, of all layers; what is
+ * needed again is read again. Between coroutines or in one.
+ */
+void image_trim(struct image *image);
+
 /* Estimate of allocated bytes in 512-byte units over the chain, for st_blocks. [any thread] */
 uint64_t image_host_sectors(const struct image *image);
 

@@ -58,12 +58,18 @@ void request_drop(struct request *request)
 	pthread_mutex_unlock(&ops->pool_mutex);
 }
 
+void request_free(struct request *request)
+{
+	if (request->buf != request->area)
+		buf_put(request->buf, request->buf_bytes);
+	request->buf = NULL;
+}
+
 static void request_put(struct request *request)
 {
 	struct ops *ops = request->ops;
 
-	if (request->buf != request->area)
-		buf_put(request->buf, request->buf_bytes);
+	request_free(request);
 	request_drop(request);
 	atomic_fetch_sub(&ops->nb_active, 1);
 }
@@ -520,6 +526,8 @@ void ops_dispatch(struct request *request)
 	atomic_fetch_add(&ops->nb_active, 1);
 	request->start_ns = stats_now_ns();
 	ops->last_request_ns = request->start_ns;
+	if (!ops->quiet_armed)
+		quiet_arm(ops, request->transport);
 	request->node = tree_get(ops->params.tree, request->ino);
 	if (ops->closing)
 		request_reply_error(request, -EIO);
@@ -602,6 +610,7 @@ static void coroutine_fn drain(void *arg)
 
 	while (ops->nb_active > 0)
 		co_sleep(1000000);
+	quiet_stop(ops);
 }
 
 uint64_t ops_idle_ns(const struct ops *ops)

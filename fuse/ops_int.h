@@ -50,8 +50,13 @@ struct ops {
 	struct worker_pool *askers; /* ask the host's file system, which may take its time */
 	struct log_limit error_limit;
 	/* the reactor's: */
-	size_t read_bytes; /* held by reads under way */
+	size_t read_bytes; /* held by reads and copies under way */
 	struct co_queue read_waiters;
+	/* ops_quiet.c: */
+	_Atomic bool quiet_armed;
+	struct transport *quiet_transport;
+	struct task quiet_task;
+	struct timer quiet_timer;
 };
 
 /* Sends the answer (error 0 or -errno) and gives the request back. */
@@ -64,6 +69,8 @@ void request_reply_buf(struct request *request, const void *buf, size_t len_byte
 
 /* Makes request->buf hold len_bytes for the answer. 0 or -ENOMEM. */
 int request_alloc(struct request *request, size_t len_bytes);
+/* Gives it back before the answer. */
+void request_free(struct request *request);
 
 /* The kernel writes cached pages back by any handle, a direct one, too. */
 static inline bool request_is_direct_write(const struct request *request)
@@ -88,6 +95,11 @@ static inline struct image *node_image(const struct node *node)
 
 	return disk->view ? view_image(disk->view) : disk->image;
 }
+
+/* ops_quiet.c: looks out for the end of this burst. [any thread] */
+void quiet_arm(struct ops *ops, struct transport *transport);
+/* Nothing is looked out for any more, nor will be. [reactor, closing] */
+void quiet_stop(struct ops *ops);
 
 void handle_getxattr(struct request *request);
 void handle_listxattr(struct request *request);

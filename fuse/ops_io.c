@@ -428,13 +428,14 @@ static int coroutine_fn copy_chunk(struct request *request, struct node *to, uin
 }
 
 /* Copies up to len_bytes; returns how much, or -errno when that is nothing. */
-static int64_t coroutine_fn copy_range(struct request *request, struct node *to, uint64_t len_bytes)
+static int64_t coroutine_fn copy_chunks(struct request *request, struct node *to,
+					uint64_t len_bytes)
 {
 	uint64_t done = 0;
 
 	while (done < len_bytes) {
 		uint64_t left = len_bytes - done;
-		uint64_t chunk_bytes = left < COPY_CHUNK_BYTES ? left : COPY_CHUNK_BYTES;
+		uint64_t chunk_bytes = left < request->buf_bytes ? left : request->buf_bytes;
 		int res = copy_chunk(request, to, done, chunk_bytes);
 
 		if (res < 0)
@@ -442,6 +443,20 @@ static int64_t coroutine_fn copy_range(struct request *request, struct node *to,
 		done += chunk_bytes;
 	}
 	return (int64_t)done;
+}
+
+/* The same, with memory that counts among that of the reads. */
+static int64_t coroutine_fn copy_range(struct request *request, struct node *to, uint64_t len_bytes)
+{
+	size_t chunk_bytes = len_bytes < COPY_CHUNK_BYTES ? len_bytes : COPY_CHUNK_BYTES;
+	int64_t res = begin_read(request, chunk_bytes);
+
+	if (res < 0)
+		return res;
+	res = copy_chunks(request, to, len_bytes);
+	request_free(request);
+	end_read(request->ops, request->node, chunk_bytes);
+	return res;
 }
 
 void coroutine_fn ops_run_copy(void *arg)
@@ -462,9 +477,7 @@ void coroutine_fn ops_run_copy(void *arg)
 		len_bytes = from->size_bytes - request->offset;
 	if (len_bytes > COPY_BYTES_MAX)
 		len_bytes = COPY_BYTES_MAX;
-	res = request_alloc(request, COPY_CHUNK_BYTES);
-	if (res == 0)
-		res = make_room(request, to, request->offset_out, len_bytes);
+	res = make_room(request, to, request->offset_out, len_bytes);
 	if (res > 0) {
 		res = copy_range(request, to, (uint64_t)res);
 		node_touch(to, request->offset_out, res > 0 ? (uint64_t)res : 0);

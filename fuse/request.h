@@ -61,6 +61,8 @@ struct transport {
 	 */
 	int (*invalidate)(struct transport *transport, uint64_t ino, uint64_t off,
 			  uint64_t len_bytes);
+	/* Gives memory back that no message is in. NULL: there is none. [reactor] */
+	void (*give_back)(struct transport *transport);
 };
 
 #define REQUEST_IOV_MAX 128

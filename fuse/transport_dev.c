@@ -160,6 +160,16 @@ static void pool_put(struct transport_dev *dev, struct receive_buf *buf)
 	pthread_mutex_unlock(&dev->pool_mutex);
 }
 
+static void dev_give_back(struct transport *transport)
+{
+	struct transport_dev *dev = (struct transport_dev *)transport;
+
+	pthread_mutex_lock(&dev->pool_mutex);
+	for (struct receive_buf *buf = dev->free_bufs; buf; buf = buf->next)
+		madvise(buf->area, RECEIVE_BYTES, MADV_DONTNEED);
+	pthread_mutex_unlock(&dev->pool_mutex);
+}
+
 /* ---- answers ---- */
 
 static int answer(const struct transport_dev *dev, uint64_t unique, int error,
@@ -504,8 +514,7 @@ static void *receive(void *arg)
 		bool by_reactor;
 		ssize_t res;
 
-		if (!buf)
-			buf = pool_get(dev);
+		buf = pool_get(dev);
 		res = receive_message(dev, buf);
 		if (res < 0)
 			break;
@@ -513,6 +522,10 @@ static void *receive(void *arg)
 		serve(dev, &buf, (size_t)res);
 		if (by_reactor)
 			return_turn(dev, &buf);
+		/* Who waits for the turn needs none, and the next reader takes a warm one. */
+		if (buf)
+			pool_put(dev, buf);
+		buf = NULL;
 	}
 	end_turns(dev);
 	if (buf)
@@ -590,6 +603,7 @@ int transport_dev_create(const struct transport_dev_params *params,
 		.reply_inline_bytes = REPLY_INLINE_BYTES,
 		.reply = dev_reply,
 		.invalidate = dev_invalidate,
+		.give_back = dev_give_back,
 	};
 	dev->params = *params;
 	dev->owner = getuid();
