@@ -52,19 +52,38 @@ static int check_loop(const struct image *chain, const struct file *file, const 
 	return 0;
 }
 
+/* Opens what the user, and not an image, has named. `what` and `option` are for the message. */
+static int coroutine_fn open_given(const struct chain *chain, const char *what, const char *option,
+				   const char *name, bool writable, enum file_lock lock,
+				   struct file **ret_file, struct error **reterr)
+{
+	struct error *cause = NULL;
+	int ret = chain->opener->open(chain->opener, OPENER_IMAGE, NULL, name, writable, lock,
+				      ret_file, &cause);
+
+	if (ret && cause && cause->class == ERROR_LOCKED)
+		error_set(reterr, ERROR_LOCKED, -ret, "%s %s: %s", what, name, cause->msg);
+	else if (ret)
+		error_set(reterr, ERROR_BACKING, -ret, "%s %s: %s; give -o %s=PATH", what, name,
+			  cause ? cause->msg : strerror(-ret), option);
+	error_free(cause);
+	return ret;
+}
+
 int coroutine_fn backing_open_data_file(struct image *image, const struct chain *chain,
 					bool writable, struct error **reterr)
 {
 	const char *name = image->header.data_name;
-	enum opener_role role = OPENER_DATA;
-	const struct file *holder = image->file;
+	const char *given = chain->top ? NULL : chain->options->data_file;
+	enum file_lock lock = writable                      ? FILE_LOCK_WRITE
+			      : chain->options->force_share ? FILE_LOCK_SHARED
+							    : FILE_LOCK_READ;
 	struct file *file;
 	int ret;
 
-	if (!chain->top && chain->options->data_file) {
-		name = chain->options->data_file;
-		role = OPENER_IMAGE;
-		holder = NULL;
+	if (given) {
+		ret = open_given(chain, "data file", "data_file", given, writable, lock, &file,
+				 reterr);
 	} else if (chain->probed) {
 		return error_set(
 			reterr, ERROR_BACKING, EACCES,
@@ -77,12 +96,10 @@ int coroutine_fn backing_open_data_file(struct image *image, const struct chain 
 				 "data_file=PATH");
 	} else if (!backing_name_is_plain(name)) {
 		return refuse_name("data file", name, "data_file", reterr);
+	} else {
+		ret = chain->opener->open(chain->opener, OPENER_DATA, image->file, name, writable,
+					  lock, &file, reterr);
 	}
-	ret = chain->opener->open(chain->opener, role, holder, name, writable,
-				  writable                      ? FILE_LOCK_WRITE
-				  : chain->options->force_share ? FILE_LOCK_SHARED
-								: FILE_LOCK_READ,
-				  &file, reterr);
 	if (ret)
 		return ret;
 	/* Guest data would be written over the metadata. */
@@ -135,35 +152,35 @@ static int coroutine_fn open_file_below(const struct image *image, struct chain 
 					struct error **reterr)
 {
 	struct below below = {.name = image->header.backing_name};
-	const struct file *holder = image->file;
-	enum opener_role role = OPENER_BACKING;
+	const char *given = image == chain->top ? chain->options->backing_file : NULL;
 	enum file_lock lock = writable                      ? FILE_LOCK_WRITE
 			      : chain->options->force_share ? FILE_LOCK_SHARED
 							    : FILE_LOCK_READ;
 	int ret;
 
-	if (image == chain->top && chain->options->backing_file) {
-		below.name = chain->options->backing_file;
-		role = OPENER_IMAGE;
-		holder = NULL;
-	}
+	if (given)
+		below.name = given;
 	*ret_below = below;
 	if (!below.name)
 		return 0;
-	if (role == OPENER_BACKING && image->probed)
+	if (!given && image->probed)
 		return error_set(
 			reterr, ERROR_BACKING, EACCES,
 			"backing file %s has no recorded format and refers to a further file; "
 			"record its format with qemu-img rebase -u -F",
 			image->path);
-	if (role == OPENER_BACKING && !backing_name_is_plain(below.name))
+	if (!given && !backing_name_is_plain(below.name))
 		return refuse_name("backing file", below.name, "backing_file", reterr);
 	if (chain->depth >= CHAIN_DEPTH_MAX)
 		return error_set(reterr, ERROR_BACKING, ELOOP,
 				 "backing file %s: the chain has more than %u files", below.name,
 				 CHAIN_DEPTH_MAX);
-	ret = chain->opener->open(chain->opener, role, holder, below.name, writable, lock,
-				  &below.file, reterr);
+	if (given)
+		ret = open_given(chain, "backing file", "backing_file", given, writable, lock,
+				 &below.file, reterr);
+	else
+		ret = chain->opener->open(chain->opener, OPENER_BACKING, image->file, below.name,
+					  writable, lock, &below.file, reterr);
 	if (ret)
 		return ret;
 	ret = check_loop(chain->top, below.file, "backing file", reterr);
@@ -177,6 +194,14 @@ static int coroutine_fn open_file_below(const struct image *image, struct chain 
 	chain->depth++;
 	*ret_below = below;
 	return 0;
+}
+
+/* What makes an image no image makes a backing file a useless one: another class. */
+static void blame_backing_file(const char *name, struct error **reterr)
+{
+	if (reterr && *reterr && (*reterr)->class == ERROR_OPEN)
+		(*reterr)->class = ERROR_BACKING;
+	error_prefix(reterr, "backing file %s", name);
 }
 
 int coroutine_fn backing_open_below(const struct image *image, struct chain *chain, bool writable,
@@ -197,7 +222,7 @@ int coroutine_fn backing_open_below(const struct image *image, struct chain *cha
 		return layer_create_raw(below.file, ret_layer, reterr);
 	ret = layer_open(below.file, chain, writable, ret_layer, reterr);
 	if (ret)
-		error_prefix(reterr, "backing file %s", below.name);
+		blame_backing_file(below.name, reterr);
 	else
 		(*ret_layer)->probed = chain->probed;
 	return ret;
