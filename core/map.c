@@ -174,6 +174,12 @@ static int coroutine_fn map_raw(struct image *image, uint64_t guest_off, uint64_
 	return 0;
 }
 
+int map_l1_entries(const struct image *image, uint64_t size_bytes, uint64_t *ret_nb)
+{
+	*ret_nb = div_up(size_bytes, 1ull << (image->cluster_bits + image->l2_bits));
+	return *ret_nb > L1_BYTES_MAX / 8 ? -EFBIG : 0;
+}
+
 /* Does the L1 entry say that its table is at l2_off? `index` may lie outside the slice. */
 static bool names_table(const struct image *image, const struct slice *slice, uint64_t index,
 			uint64_t l2_off)

@@ -16,15 +16,6 @@
 
 #define TABLE_STEP_BYTES (64u << 10)
 
-static int coroutine_fn l1_entries_needed(const struct image *image, uint64_t size_bytes,
-					  uint64_t *ret_nb)
-{
-	unsigned span_bits = image->cluster_bits + image->l2_bits;
-
-	*ret_nb = span_bits >= 63 ? 1 : div_up(size_bytes, 1ull << span_bits);
-	return *ret_nb > L1_BYTES_MAX / 8 ? -EFBIG : 0;
-}
-
 /* Writes the new L1 table at new_off: the old entries as they are now, then zeros. */
 static int coroutine_fn write_l1(struct image *image, uint64_t new_off, uint64_t new_bytes)
 {
@@ -171,7 +162,7 @@ static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 	struct image *image = writer->image;
 	uint64_t old_bytes = image->virtual_size, nb_entries;
 	uint64_t end = end_of_leftovers(image, old_bytes);
-	int ret = l1_entries_needed(image, size_bytes, &nb_entries);
+	int ret = map_l1_entries(image, size_bytes, &nb_entries);
 
 	if (!ret && nb_entries > image->l1_size)
 		ret = grow_l1(writer, nb_entries);

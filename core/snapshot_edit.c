@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "core/flush.h"
+#include "core/map.h"
 #include "core/tree.h"
 
 #include <errno.h>
@@ -289,7 +290,7 @@ static int coroutine_fn create(struct writer *writer, const char *name, uint32_t
 	uint64_t l1_off, nb_l1;
 	int ret;
 
-	ret = tree_copy_l1(writer, image->l1_table_offset, image->l1_size, &l1_off);
+	ret = tree_copy_l1(writer, image->l1_table_offset, image->l1_size, image->l1_size, &l1_off);
 	if (ret)
 		return ret;
 	ret = tree_add_references(writer, image->l1_table_offset, image->l1_size);
@@ -325,21 +326,25 @@ int coroutine_fn snapshot_create(struct image *image, const char *name, uint32_t
 
 static int coroutine_fn apply(struct writer *writer, const struct snapshot *snapshot)
 {
-	uint32_t l1_size = snapshot->l1_size;
+	uint32_t old_size = snapshot->l1_size;
 	uint64_t size_bytes = snapshot->virtual_size, old_off = snapshot->l1_table_offset, l1_off;
-	uint64_t before = writer->image->l1_table_offset;
-	int ret = tree_copy_l1(writer, old_off, l1_size, &l1_off);
+	uint64_t before = writer->image->l1_table_offset, l1_size;
+	int ret = map_l1_entries(writer->image, size_bytes, &l1_size);
 
+	/* A snapshot that does not tell its size has the image's, which may have grown since. */
+	l1_size = max_u64(l1_size, old_size);
+	if (!ret)
+		ret = tree_copy_l1(writer, old_off, old_size, l1_size, &l1_off);
 	if (ret)
 		return ret;
-	ret = tree_add_references(writer, old_off, l1_size);
+	ret = tree_add_references(writer, old_off, old_size);
 	if (!ret) {
 		ret = tree_replace_active(writer, l1_off, l1_size, size_bytes);
 		if (!ret || writer->image->l1_table_offset != before)
 			return ret;
-		tree_drop_references(writer, old_off, l1_size);
+		tree_drop_references(writer, old_off, old_size);
 	}
-	alloc_undo(writer, l1_off, tree_table_clusters(writer->image, (uint64_t)l1_size * 8));
+	alloc_undo(writer, l1_off, tree_table_clusters(writer->image, l1_size * 8));
 	if (!tree_settle(writer))
 		mark_dirty(writer, false);
 	return ret;
@@ -402,7 +407,7 @@ static int coroutine_fn make_empty(struct writer *writer)
 {
 	struct image *image = writer->image;
 	uint64_t before = image->l1_table_offset, l1_off;
-	int ret = tree_copy_l1(writer, 0, image->l1_size, &l1_off);
+	int ret = tree_copy_l1(writer, 0, 0, image->l1_size, &l1_off);
 
 	if (ret)
 		return ret;

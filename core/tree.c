@@ -333,11 +333,11 @@ static int coroutine_fn fill_l1(struct image *image, uint64_t new_off, uint64_t 
 	return ret;
 }
 
-int coroutine_fn tree_copy_l1(struct writer *writer, uint64_t old_off, uint32_t l1_size,
-			      uint64_t *ret_new_off)
+int coroutine_fn tree_copy_l1(struct writer *writer, uint64_t old_off, uint32_t old_size,
+			      uint32_t l1_size, uint64_t *ret_new_off)
 {
 	struct image *image = writer->image;
-	uint64_t old_bytes = old_off ? (uint64_t)l1_size * 8 : 0;
+	uint64_t old_bytes = (uint64_t)old_size * 8;
 	uint64_t nb_clusters = tree_table_clusters(image, (uint64_t)l1_size * 8);
 	uint64_t bytes = nb_clusters << image->cluster_bits, nb;
 	bool zero;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * test_resize: what changing the size does beside the header: to the clusters behind the end, to
- * a backing file's contents there, to an external data file.
+ * a backing file's contents there, to snapshots, to an external data file.
  */
 #include "test/sim/disk.h"
 #include "test/unit/hand_image.h"
 
+#include "core/snapshot_edit.h"
 #include "core/writer.h"
 
 #define CLUSTER 4096ull
@@ -60,6 +61,32 @@ CO_TEST(test_shrinking_writes_no_zeros_over_a_backing_file)
 	assert_int_equal(image_resize(image, NB * CLUSTER), 0);
 	expect_bytes(image, 0, short_bytes, 0x11);
 	expect_bytes(image, short_bytes, NB * CLUSTER, 0);
+	assert_int_equal(image_close(image), 0);
+}
+
+/* ---- snapshots ---- */
+
+/* One that does not record its size has the image's, also when that has grown since. */
+CO_TEST(test_applied_snapshot_covers_the_disk)
+{
+	const uint64_t short_bytes = 16 * CLUSTER, long_bytes = 4096 * CLUSTER;
+	struct image *image;
+
+	hand_image("a", 3, 12, HAND_DATA, short_bytes);
+	image = open_writable();
+	memset(data, 0x11, CLUSTER);
+	assert_int_equal(image_write(image, CLUSTER, data, CLUSTER), 0);
+	assert_int_equal(snapshot_create(image, "s", 0, 0, NULL), 0);
+	assert_int_equal(image_resize(image, long_bytes), 0);
+	image->snapshots.snapshots[0].virtual_size = long_bytes;
+	assert_int_equal(snapshot_apply(image, "s", NULL), 0);
+	assert_int_equal(image_close(image), 0);
+
+	image = open_writable();
+	assert_int_equal(image->virtual_size, long_bytes);
+	expect_bytes(image, CLUSTER, 2 * CLUSTER, 0x11);
+	expect_bytes(image, long_bytes - CLUSTER, long_bytes, 0);
+	assert_int_equal(image_write(image, long_bytes - CLUSTER, data, CLUSTER), 0);
 	assert_int_equal(image_close(image), 0);
 }
 
@@ -122,6 +149,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		HAND_TEST(test_shrinking_writes_no_zeros_over_a_backing_file),
+		HAND_TEST(test_applied_snapshot_covers_the_disk),
 		HAND_TEST(test_raw_data_file_is_as_long_as_the_disk),
 	};
 
