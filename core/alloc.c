@@ -512,6 +512,8 @@ void coroutine_fn alloc_undo(struct writer *writer, uint64_t host_off, uint64_t 
 {
 	uint64_t first = host_off >> writer->image->cluster_bits;
 
+	if (!nb)
+		return;
 	co_mutex_lock(&writer->alloc_mutex);
 	if (!refcount_set_run(writer, first, nb, 0))
 		alloc_remember_free(writer, first, nb);

@@ -132,7 +132,7 @@ static int plan_layout(const struct create_params *p, struct layout *l, struct e
 	if (l1_entries > L1_BYTES_MAX / 8)
 		return refuse(reterr, "the size is too large for this cluster_size");
 	l->l1_size = l1_entries;
-	l->nb_l1 = max_u64(div_up(l1_entries * 8, size), 1);
+	l->nb_l1 = div_up(l1_entries * 8, size);
 	if (tables)
 		l->nb_l2 = l1_entries;
 	if (tables && !p->data_name)
@@ -162,7 +162,7 @@ typedef uint64_t entry_fn(const struct formatter *f, uint64_t index);
 static int coroutine_fn write_table(struct formatter *f, uint64_t cluster, uint64_t nb_entries,
 				    entry_fn *entry, enum io_tag tag)
 {
-	uint64_t bytes = round_up(max_u64(nb_entries * 8, 1), 1ull << f->layout.cluster_bits);
+	uint64_t bytes = round_up(nb_entries * 8, 1ull << f->layout.cluster_bits);
 	uint64_t host_off = cluster << f->layout.cluster_bits;
 	int ret = 0;
 
@@ -327,7 +327,7 @@ static void fill_header(const struct formatter *f, struct qcow2_header *h)
 	be32_put(&h->cluster_bits, l->cluster_bits);
 	be64_put(&h->size, l->size_bytes);
 	be32_put(&h->l1_size, l->l1_size);
-	be64_put(&h->l1_table_offset, l->l1 << l->cluster_bits);
+	be64_put(&h->l1_table_offset, l->nb_l1 ? l->l1 << l->cluster_bits : 0);
 	be64_put(&h->refcount_table_offset, l->reftable << l->cluster_bits);
 	be32_put(&h->refcount_table_clusters, l->nb_reftable);
 	if (p->version < 3)

@@ -343,6 +343,9 @@ int coroutine_fn tree_copy_l1(struct writer *writer, uint64_t old_off, uint32_t 
 	bool zero;
 	int ret;
 
+	*ret_new_off = 0;
+	if (!nb_clusters)
+		return 0;
 	ret = alloc_clusters(writer, nb_clusters, nb_clusters, ret_new_off, &nb, &zero); /* I1 */
 	if (ret)
 		return ret;

@@ -33,15 +33,15 @@ int coroutine_fn tree_update_copied(struct writer *writer);
 
 /*
  * Writes an L1 table of l1_size entries into fresh clusters: the old_size entries at old_off
- * without their COPIED flags, then zeros. 0 or -errno.
+ * without their COPIED flags, then zeros. A table without entries is nowhere, at 0. 0 or -errno.
  */
 int coroutine_fn tree_copy_l1(struct writer *writer, uint64_t old_off, uint32_t old_size,
 			      uint32_t l1_size, uint64_t *ret_new_off);
 
-/* Clusters that a table of so many bytes takes; never none. */
+/* Clusters that a table of so many bytes takes. */
 static inline uint64_t tree_table_clusters(const struct image *image, uint64_t bytes)
 {
-	return div_up(max_u64(bytes, 1), cluster_size(image));
+	return div_up(bytes, cluster_size(image));
 }
 
 /* The tables that the header points to have changed: the owner map is built anew. 0 or -errno. */
