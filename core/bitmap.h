@@ -14,4 +14,7 @@
  */
 int coroutine_fn bitmap_mark_in_use(struct image *image);
 
+/* Have all bitmaps' tables the length that a disk of that size asks for? 0 or -errno. */
+int coroutine_fn bitmap_fit(struct image *image, uint64_t size_bytes, bool *ret_fit);
+
 #endif

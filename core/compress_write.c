@@ -639,7 +639,7 @@ int coroutine_fn packer_write(struct packer *packer, uint64_t guest_off, const v
 	co_rwlock_rdlock(&image->resize_lock);
 	ret = check_range(image, guest_off, len_bytes);
 	if (!ret)
-		ret = writer_begin(image->writer);
+		ret = writer_begin_data(image->writer);
 	if (!ret) {
 		io_begin(image, &record);
 		ret = batch_init(&batch, packer, guest_off, buf, len_bytes);

@@ -394,7 +394,7 @@ static int coroutine_fn range_op(struct image *image, uint64_t guest_off, uint64
 	if (guest_off > image->virtual_size || len_bytes > image->virtual_size - guest_off)
 		ret = -ENOSPC;
 	else
-		ret = writer_begin(writer);
+		ret = writer_begin_data(writer);
 	if (!ret && len_bytes) {
 		io_begin(image, &record);
 		if (op == OP_ALLOCATE)

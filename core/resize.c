@@ -6,6 +6,7 @@
  * file becomes as long as the disk.
  */
 #include "core/alloc.h"
+#include "core/bitmap.h"
 #include "core/flush.h"
 #include "core/map.h"
 #include "core/table.h"
@@ -205,6 +206,19 @@ static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
 	return 0;
 }
 
+/* Bitmaps stay true of a disk that grows, as long as their tables have the length for it. */
+static int coroutine_fn begin(struct writer *writer, uint64_t size_bytes)
+{
+	struct image *image = writer->image;
+	bool fit = true;
+	int ret = image->header.has_bitmaps ? bitmap_fit(image, size_bytes, &fit) : 0;
+
+	if (ret)
+		return ret;
+	return fit && size_bytes >= image->virtual_size ? writer_begin(writer)
+							: writer_begin_data(writer);
+}
+
 int coroutine_fn image_resize(struct image *image, uint64_t virtual_size)
 {
 	struct writer *writer = image->writer;
@@ -219,7 +233,7 @@ int coroutine_fn image_resize(struct image *image, uint64_t virtual_size)
 		return -EFBIG;
 	virtual_size = round_up(virtual_size, 512);
 	co_rwlock_wrlock(&image->resize_lock);
-	ret = writer_begin(writer);
+	ret = begin(writer, virtual_size);
 	if (!ret && virtual_size > image->virtual_size)
 		ret = grow(writer, virtual_size);
 	else if (!ret && virtual_size < image->virtual_size)

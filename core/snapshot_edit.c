@@ -191,13 +191,13 @@ static int coroutine_fn mark_dirty(struct writer *writer, bool dirty)
 	return flush_switch_header(writer, &change);
 }
 
-static int coroutine_fn begin(struct image *image)
+static int coroutine_fn begin(struct image *image, bool changes_data)
 {
 	struct writer *writer = image->writer;
 	int ret;
 
 	co_rwlock_wrlock(&image->resize_lock);
-	ret = writer ? writer_begin(writer) : -EROFS;
+	ret = !writer ? -EROFS : changes_data ? writer_begin_data(writer) : writer_begin(writer);
 	if (!ret && image->data_file != image->file)
 		ret = -ENOTSUP;
 	if (!ret)
@@ -316,7 +316,7 @@ int coroutine_fn snapshot_create(struct image *image, const char *name, uint32_t
 	if (!*name || strlen(name) > UINT16_MAX)
 		return error_set(reterr, ERROR_OPEN, EINVAL,
 				 "a snapshot's name has 1 to 65535 bytes");
-	ret = begin(image);
+	ret = begin(image, false);
 	if (!ret)
 		ret = create(image->writer, name, date_sec, date_nsec);
 	return end(image, ret, "cannot create the snapshot", reterr);
@@ -357,7 +357,7 @@ int coroutine_fn snapshot_apply(struct image *image, const char *id_or_name, str
 
 	if (!snapshot)
 		return -ENOENT;
-	ret = begin(image);
+	ret = begin(image, true);
 	if (!ret)
 		ret = apply(image->writer, snapshot);
 	return end(image, ret, "cannot apply the snapshot", reterr);
@@ -395,7 +395,7 @@ int coroutine_fn snapshot_delete(struct image *image, const char *id_or_name, st
 
 	if (!snapshot)
 		return -ENOENT;
-	ret = begin(image);
+	ret = begin(image, false);
 	if (!ret)
 		ret = delete (image->writer, snapshot - image->snapshots.snapshots);
 	return end(image, ret, "cannot delete the snapshot", reterr);
@@ -422,7 +422,7 @@ static int coroutine_fn make_empty(struct writer *writer)
 
 int coroutine_fn snapshot_make_empty(struct image *image, struct error **reterr)
 {
-	int ret = begin(image);
+	int ret = begin(image, true);
 
 	if (!ret)
 		ret = make_empty(image->writer);

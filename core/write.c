@@ -476,7 +476,7 @@ int coroutine_fn image_write(struct image *image, uint64_t guest_off, const void
 	else if (guest_off > image->virtual_size || len_bytes > image->virtual_size - guest_off)
 		ret = -ENOSPC;
 	else
-		ret = writer_begin(image->writer);
+		ret = writer_begin_data(image->writer);
 	if (!ret) {
 		io_begin(image, &record);
 		ret = write_range(image->writer, guest_off, buf, len_bytes);

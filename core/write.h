@@ -2,7 +2,7 @@
 /*
  * write: guest data to host clusters. For the files of core/ that write on behalf of a
  * guest request: they hold resize_lock for reading, are between io_begin() and
- * io_end(), and have called writer_begin().
+ * io_end(), and have called writer_begin_data().
  */
 #ifndef QCOW2FS_CORE_WRITE_H
 #define QCOW2FS_CORE_WRITE_H

@@ -161,9 +161,7 @@ static int coroutine_fn begin_locked(struct writer *writer)
 		return writer_mark_corrupt(writer);
 	if (ret)
 		return ret;
-	if (h->has_bitmaps)
-		ret = bitmap_mark_in_use(image);
-	if (!ret && unknown) /* I11: before the first write, and never set again */
+	if (unknown) /* I11: before the first write, and never set again */
 		ret = header_set_features(image->file, h, h->incompatible_features,
 					  h->autoclear_features & AUTOCLEAR_KNOWN);
 	if (ret)
@@ -173,19 +171,41 @@ static int coroutine_fn begin_locked(struct writer *writer)
 	return ret;
 }
 
-int coroutine_fn writer_begin(struct writer *writer)
+static int coroutine_fn begin_data_locked(struct writer *writer)
 {
 	int ret = 0;
 
-	if (writer->failed)
-		return writer->failed;
-	if (writer->begun)
-		return 0;
+	if (writer->image->header.has_bitmaps)
+		ret = bitmap_mark_in_use(writer->image);
+	if (ret)
+		writer->failed = ret;
+	else
+		writer->data_begun = true;
+	return ret;
+}
+
+static int coroutine_fn begin(struct writer *writer, bool data)
+{
+	int ret;
+
 	co_mutex_lock(&writer->begin_mutex);
-	if (!writer->begun)
-		ret = writer->failed ? writer->failed : begin_locked(writer);
+	ret = writer->failed;
+	if (!ret && !writer->begun)
+		ret = begin_locked(writer);
+	if (!ret && data && !writer->data_begun)
+		ret = begin_data_locked(writer);
 	co_mutex_unlock(&writer->begin_mutex);
 	return ret;
+}
+
+int coroutine_fn writer_begin(struct writer *writer)
+{
+	return writer->begun || writer->failed ? writer->failed : begin(writer, false);
+}
+
+int coroutine_fn writer_begin_data(struct writer *writer)
+{
+	return writer->data_begun || writer->failed ? writer->failed : begin(writer, true);
 }
 
 int coroutine_fn writer_mark_corrupt(struct writer *writer)

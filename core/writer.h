@@ -90,7 +90,7 @@ struct writer {
 
 	/* before the first change */
 	struct co_mutex begin_mutex;
-	bool begun;
+	bool begun, data_begun;
 };
 
 /* Makes image->writer. `image` was just opened for writing. 0 or -errno with *reterr. */
@@ -101,9 +101,11 @@ int coroutine_fn writer_close(struct image *image);
 
 /*
  * To be called before every change: the first time it builds the owner map and clears
- * or marks what this writer does not maintain (I11). 0, or -EIO for a broken writer.
+ * what this writer does not know (I11). 0, or -EIO for a broken writer.
  */
 int coroutine_fn writer_begin(struct writer *writer);
+/* The same before what the guest reads may change, which bitmaps will not tell (I11). */
+int coroutine_fn writer_begin_data(struct writer *writer);
 
 /*
  * The image contradicts itself: sets the corrupt bit durably (I11) and refuses every

@@ -216,6 +216,30 @@ static void test_bitmaps_stay_valid_without_a_write(void **state)
 	lab_close(&lab);
 }
 
+/* Growing changes nothing that bitmaps tell; shrinking does. */
+static void test_bitmaps_stay_valid_when_the_disk_grows(void **state)
+{
+	const struct guest_op grow[] = {{GUEST_RESIZE, 30 * CLUSTER, 0}, {GUEST_FLUSH, 0, 0}};
+	const struct guest_op shrink[] = {{GUEST_RESIZE, 20 * CLUSTER, 0}, {GUEST_FLUSH, 0, 0}};
+	struct lab lab;
+	uint64_t directory;
+
+	features_open(&lab);
+	directory = add_bitmap(&lab);
+	run_ops(&lab, grow, 2);
+	assert_int_equal(lab.run.nb_failed, 0);
+	assert_int_equal(bitmap_flags(&lab, directory), 0);
+	lab_close(&lab);
+
+	features_open(&lab);
+	directory = add_bitmap(&lab);
+	run_ops(&lab, shrink, 2);
+	assert_int_equal(lab.run.nb_failed, 0);
+	assert_int_equal(bitmap_flags(&lab, directory), BITMAP_FLAG_IN_USE);
+	assert_precedes_all(&lab, first_record(&lab, IO_TAG_BITMAP));
+	lab_close(&lab);
+}
+
 /* ---- the corrupt bit ---- */
 
 /* Makes guest cluster 0 point to the L1 table. */
@@ -311,6 +335,7 @@ int main(void)
 		cmocka_unit_test(test_unknown_autoclear_bits_stay_without_a_write),
 		cmocka_unit_test(test_bitmaps_are_marked_before_the_first_write),
 		cmocka_unit_test(test_bitmaps_stay_valid_without_a_write),
+		cmocka_unit_test(test_bitmaps_stay_valid_when_the_disk_grows),
 		cmocka_unit_test(test_data_over_a_table_sets_the_corrupt_bit),
 		cmocka_unit_test(test_growing_uncovers_nothing_of_the_backing_file),
 	};
