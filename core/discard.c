@@ -341,8 +341,8 @@ static int coroutine_fn allocate_step(struct writer *writer, uint64_t pos, uint6
 		return ret;
 	if (extent.has_host_off && extent.copied) {
 		*ret_len_bytes = max_u64(round_down(extent.len_bytes, size), size);
-		ret = file_allocate(image->data_file, extent.host_off,
-				    min_u64(extent.len_bytes, *ret_len_bytes));
+		/* The whole cluster's place, also where the first run of subclusters ends in it. */
+		ret = file_allocate(image->data_file, extent.host_off, *ret_len_bytes);
 		return ret == -EOPNOTSUPP ? 0 : ret;
 	}
 	if (image->info.version >= 3 && !is_external(image)) {

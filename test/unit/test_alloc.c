@@ -205,6 +205,30 @@ CO_TEST(test_refcount_table_too_large)
 			 HAND_REFTABLE * CLUSTER);
 }
 
+/* ---- preallocation ---- */
+
+/* Of a cluster with subclusters, the first alone is there: room for the rest is reserved, too. */
+CO_TEST(test_partly_allocated_cluster_is_reserved_whole)
+{
+	const uint64_t size = 16384;
+	const struct sim_record *log;
+	uint64_t reserved = 0;
+
+	bytes = hand_image("a", 3, 14, HAND_DATA + 1, 4 * size);
+	be64_put(HAND_FIELD(bytes, incompatible_features), INCOMPAT_EXTENDED_L2);
+	hand_set_l2(bytes, 0, HAND_DATA * size | ENTRY_COPIED);
+	hand_set_l2(bytes, 1, 1); /* the same entry's bitmap */
+	be16_put(bytes + HAND_REFBLOCK * size + HAND_DATA * 2, 1);
+	open_image();
+	assert_int_equal(image_allocate(image, 0, size), 0);
+	close_image();
+	log = hand.disk->log;
+	for (unsigned i = 0; i < hand.disk->nb_log; i++)
+		if (log[i].op == IO_ALLOC && log[i].off == HAND_DATA * size)
+			reserved = log[i].len;
+	assert_int_equal(reserved, size);
+}
+
 /* ---- a block device, which does not grow ---- */
 
 static void coroutine_fn open_device(void)
@@ -258,6 +282,7 @@ int main(void)
 		HAND_TEST(test_damaged_refcount_table_entry),
 		HAND_TEST(test_no_cluster_left),
 		HAND_TEST(test_refcount_table_too_large),
+		HAND_TEST(test_partly_allocated_cluster_is_reserved_whole),
 		HAND_TEST(test_device_ends),
 		HAND_TEST(test_device_is_used_up),
 	};
