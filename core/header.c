@@ -78,7 +78,7 @@ static int check_bounds(const struct header *h, struct error **reterr)
 		return bad(reterr, "the refcount table's offset is invalid");
 	if (h->nb_snapshots > SNAPSHOTS_MAX)
 		return bad(reterr, "more than 65536 snapshots");
-	if (h->nb_snapshots && !table_ok(h, h->snapshots_offset, SNAPSHOT_TABLE_BYTES_MAX))
+	if (!table_ok(h, h->snapshots_offset, h->nb_snapshots ? SNAPSHOT_TABLE_BYTES_MAX : 0))
 		return bad(reterr, "the snapshot table's offset is invalid");
 	return 0;
 }
@@ -147,6 +147,9 @@ static int check_features(const struct header *h, const uint8_t *names, size_t n
 		return error_set(reterr, ERROR_UNSUPPORTED, ENOTSUP,
 				 "unsupported feature \"zstd compression\": built without libzstd");
 #endif
+	if (h->autoclear_features & AUTOCLEAR_DATA_FILE_RAW &&
+	    !(h->incompatible_features & INCOMPAT_DATA_FILE))
+		return bad(reterr, "raw external data without a data file");
 	if (h->incompatible_features & INCOMPAT_EXTENDED_L2 &&
 	    h->cluster_bits < EXTENDED_L2_CLUSTER_BITS_MIN)
 		return bad(reterr, "extended L2 entries need clusters of 16 KiB or more");

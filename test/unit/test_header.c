@@ -122,6 +122,8 @@ CO_TEST(test_tables_out_of_bounds)
 		{{SET(refcount_table_offset, 512)}, EINVALID, "refcount table's offset"},
 		{{SET(refcount_table_offset, 1ull << 63)}, EINVALID, "refcount table's offset"},
 		{{SET(nb_snapshots, 65537)}, EINVALID, "more than 65536 snapshots"},
+		{{SET(snapshots_offset, 512)}, EINVALID, "snapshot table's offset"},
+		{{SET(snapshots_offset, 1ull << 63)}, EINVALID, "snapshot table's offset"},
 		{{SET(nb_snapshots, 1), SET(snapshots_offset, 512)},
 		 EINVALID,
 		 "snapshot table's offset"},
@@ -151,6 +153,9 @@ CO_TEST(test_features_that_are_refused)
 		 EUNSUPPORTED,
 		 "compression type 2"},
 		{{SET(incompatible_features, INCOMPAT_EXTENDED_L2)}, EINVALID, "16 KiB or more"},
+		{{SET(autoclear_features, AUTOCLEAR_DATA_FILE_RAW)},
+		 EINVALID,
+		 "without a data file"},
 	};
 
 	expect_refusals(refusals, NB_ELEMENTS(refusals));
