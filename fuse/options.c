@@ -84,9 +84,11 @@ static int take_switch(struct parser *parser, int key, const char *value)
 		options->action = ACTION_VERSION;
 		return 0;
 	case 'r':
-		return word_ro(parser, "");
+		parser->switch_r = true;
+		return 0;
 	case 'w':
-		return word_rw(parser, "");
+		parser->switch_w = true;
+		return 0;
 	case 'U':
 		options->force_share = true;
 		return 0;
@@ -208,11 +210,33 @@ static int take_positionals(struct parser *parser, int nb, char **args)
 	return set_string(&options->mountpoint, args[nb - 1]);
 }
 
+/* As for mount(8), the last of ro and rw holds; a switch that says the opposite is a mistake. */
+static int settle_access(struct parser *parser)
+{
+	struct options *options = parser->options;
+
+	if (parser->switch_r && parser->switch_w)
+		return complain(parser, "-r and -w exclude each other");
+	if (parser->switch_r && options->access == ACCESS_WRITABLE)
+		return complain(parser, "-r and -o rw exclude each other");
+	if (parser->switch_w && options->access == ACCESS_READ_ONLY)
+		return complain(parser, "-w and -o ro exclude each other");
+	if (parser->switch_r)
+		options->access = ACCESS_READ_ONLY;
+	if (parser->switch_w)
+		options->access = ACCESS_WRITABLE;
+	return 0;
+}
+
 /* What excludes one another. */
 static int check_access(struct parser *parser)
 {
 	const struct options *options = parser->options;
 
+	if (options->grow && options->access == ACCESS_READ_ONLY)
+		return complain(parser, "-o grow is for writing: it excludes -r and -o ro");
+	if (options->shrink && options->access == ACCESS_READ_ONLY)
+		return complain(parser, "-o shrink is for writing: it excludes -r and -o ro");
 	if (options->overlay && options->access == ACCESS_READ_ONLY)
 		return complain(parser,
 				"-o overlay is there to be written: it excludes -r and -o ro");
@@ -261,7 +285,9 @@ static int check_combination(struct parser *parser)
 		return 0;
 	if (options->lazy || options->unmount_timeout_s >= 0)
 		return complain(parser, "-z and --timeout belong to --unmount");
-	res = check_access(parser);
+	res = settle_access(parser);
+	if (res == 0)
+		res = check_access(parser);
 	if (res == 0 && options->nb_images > 1)
 		res = check_several_images(parser);
 	return res;

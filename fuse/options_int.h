@@ -10,6 +10,7 @@
 
 struct parser {
 	struct options *options;
+	bool switch_r, switch_w; /* given, apart from -o ro and rw, of which the last one holds */
 	char *message; /* the first complaint */
 };
 
@@ -24,7 +25,5 @@ int parse_number(const char *text, int base, unsigned long max, unsigned long *r
 
 /* A list after -o: words separated by commas; a backslash takes the next character as it is. */
 int take_words(struct parser *parser, const char *list);
-int word_ro(struct parser *parser, const char *value);
-int word_rw(struct parser *parser, const char *value);
 
 #endif

@@ -83,13 +83,13 @@ static int parse_size(const char *text, uint64_t *ret_bytes)
 
 /* ---- the words of -o that are ours ---- */
 
-int word_ro(struct parser *parser, const char *value)
+static int word_ro(struct parser *parser, const char *value)
 {
 	parser->options->access = ACCESS_READ_ONLY;
 	return 0;
 }
 
-int word_rw(struct parser *parser, const char *value)
+static int word_rw(struct parser *parser, const char *value)
 {
 	parser->options->access = ACCESS_WRITABLE;
 	return 0;

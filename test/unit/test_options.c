@@ -226,6 +226,16 @@ static void test_bad_words(void **state)
 static void test_combinations(void **state)
 {
 	refuses("qcow2fs -U -w IMG MNT", "--force-share");
+	refuses("qcow2fs -r -w IMG MNT", "-r and -w exclude");
+	refuses("qcow2fs --writable IMG MNT --read-only", "-r and -w exclude");
+	refuses("qcow2fs -r IMG MNT -o ro,rw", "-r and -o rw exclude");
+	refuses("qcow2fs IMG MNT -w -o ro", "-w and -o ro exclude");
+	refuses("qcow2fs -r IMG MNT -o grow", "-o grow is for writing");
+	refuses("qcow2fs IMG MNT -o shrink,ro", "-o shrink is for writing");
+	accepts("qcow2fs -r IMG MNT -o rw,ro");
+	assert_int_equal(options.access, ACCESS_READ_ONLY);
+	accepts("qcow2fs IMG MNT -o ro,rw,grow -w");
+	assert_int_equal(options.access, ACCESS_WRITABLE);
 	refuses("qcow2fs IMG MNT -o snapshot=1,rw", "read-only");
 	refuses("qcow2fs IMG MNT -o snapshot=1,snapshots", "snapshots");
 	refuses("qcow2fs A B MNT -o name=x", "name=");
