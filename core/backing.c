@@ -113,6 +113,15 @@ int coroutine_fn backing_open_data_file(struct image *image, const struct chain 
 	return ret;
 }
 
+int backing_refuse_data_file(const struct chain *chain, struct error **reterr)
+{
+	if (chain->top || !chain->options->data_file)
+		return 0;
+	return error_set(reterr, ERROR_BACKING, EINVAL,
+			 "it has no external data file: leave out -o data_file=%s",
+			 chain->options->data_file);
+}
+
 /* Which format the next layer has: as recorded, or by its magic number. */
 static int coroutine_fn find_format(const char *format, struct file *file, bool *ret_raw,
 				    bool *ret_probed, struct error **reterr)
@@ -158,6 +167,12 @@ static int coroutine_fn open_file_below(const struct image *image, struct chain 
 							    : FILE_LOCK_READ;
 	int ret;
 
+	/* Writing a part of a cluster would copy the rest of it in from a file that is not below. */
+	if (given && !below.name)
+		return error_set(reterr, ERROR_BACKING, EINVAL,
+				 "no backing file is recorded in it: leave out -o backing_file=%s, "
+				 "or record one with qemu-img rebase -u -b",
+				 given);
 	if (given)
 		below.name = given;
 	*ret_below = below;

@@ -26,6 +26,8 @@ struct chain {
  */
 int coroutine_fn backing_open_data_file(struct image *image, const struct chain *chain,
 					bool writable, struct error **reterr);
+/* The same for an image without one: the user may not name it either. 0 or -errno. */
+int backing_refuse_data_file(const struct chain *chain, struct error **reterr);
 
 /*
  * Opens the layer below `image` alone; *ret_layer is NULL where there is none. A raw file to be

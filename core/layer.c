@@ -201,6 +201,8 @@ int coroutine_fn layer_open(struct file *file, const struct chain *chain, bool w
 	ret = read_metadata(image, chain, writable, reterr);
 	if (!ret && image->header.incompatible_features & INCOMPAT_DATA_FILE)
 		ret = backing_open_data_file(image, chain, writable, reterr);
+	else if (!ret)
+		ret = backing_refuse_data_file(chain, reterr);
 	if (ret) {
 		layer_free(image);
 		return ret;
