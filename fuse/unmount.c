@@ -287,13 +287,16 @@ static bool ended_with_loss(int pidfd)
 	       WEXITSTATUS(info.wait_status) == EXIT_WRITE_BACK;
 }
 
-/* Waits until the server has ended, and with it its locks. */
+/*
+ * Waits until the server has ended, and with it its locks. Detached lazily, it may have users for
+ * as long as they like: who gave no time asked for the detaching alone.
+ */
 static enum exit_status await_end(const char *path, int pidfd, bool lazy, uint64_t deadline_ns)
 {
 	struct pollfd fds = {.fd = pidfd, .events = POLLIN};
+	bool patient = lazy && deadline_ns == NEVER;
 
-	/* Detached lazily, the server may have users for as long as they like. */
-	if (deadline_ns == NEVER && lazy)
+	if (patient)
 		deadline_ns = deadline_after(BUSY_TIMEOUT_S);
 	if (poll(&fds, 1, remaining_ms(deadline_ns)) > 0) {
 		if (!ended_with_loss(pidfd))
@@ -303,6 +306,8 @@ static enum exit_status await_end(const char *path, int pidfd, bool lazy, uint64
 			  path);
 		return EXIT_WRITE_BACK;
 	}
+	if (patient)
+		return EXIT_OK;
 	log_error("%s: unmounted, but its server has not ended%s", path,
 		  lazy ? ": the mount is still in use" : "");
 	return EXIT_BUSY;
