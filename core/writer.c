@@ -216,9 +216,12 @@ int coroutine_fn writer_mark_corrupt(struct writer *writer)
 	if (writer->failed)
 		return -EIO;
 	writer->failed = -EIO; /* no round begins any more */
-	if (h->version >= 3)   /* I11: nothing is written after this */
+	/* A switch under way would write back the features as they were, and this its old table. */
+	co_mutex_lock(&writer->flush_mutex);
+	if (h->version >= 3) /* I11: nothing is written after this */
 		header_set_features(image->file, h, h->incompatible_features | INCOMPAT_CORRUPT,
 				    h->autoclear_features);
+	co_mutex_unlock(&writer->flush_mutex);
 	return -EIO;
 }
 

@@ -462,9 +462,9 @@ mutant("autoclear-kept", "unknown autoclear bits survive a write",
        FEATURES,
        [line("core/writer.c", "if (unknown) /* I11: before the first write, and never set again */")])
 mutant("corrupt-not-marked", "a contradiction does not set the corrupt bit",
-       [("core/writer.c", "\tif (h->version >= 3)   /* I11: nothing is written after this */\n", "\tif (h->version > 3)\n")],
+       [("core/writer.c", "\tif (h->version >= 3) /* I11: nothing is written after this */\n", "\tif (h->version > 3)\n")],
        FEATURES,
-       [line("core/writer.c", "if (h->version >= 3)   /* I11: nothing is written after this */")])
+       [line("core/writer.c", "if (h->version >= 3) /* I11: nothing is written after this */")])
 mutant("begin-no-mutex", "two first writes prepare the image at once",
        [("core/writer.c", "\tco_mutex_lock(&writer->begin_mutex);\n", ""),
         ("core/writer.c", "\tco_mutex_unlock(&writer->begin_mutex);\n", "")], FEATURES)

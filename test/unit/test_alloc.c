@@ -179,6 +179,59 @@ CO_TEST(test_damaged_refcount_table_entry)
 	close_image();
 }
 
+struct marker {
+	struct task task;
+	uint64_t delay_ns;
+	bool ended;
+};
+
+static bool table_is_written(void)
+{
+	for (unsigned i = 0; i < hand.disk->nb_log; i++)
+		if (hand.disk->log[i].tag == IO_TAG_REFTABLE)
+			return true;
+	return false;
+}
+
+/* Finds the contradiction when the new table is there, and the header about to name it. */
+static void coroutine_fn marker_run(void *arg)
+{
+	struct marker *marker = arg;
+
+	while (!table_is_written())
+		co_sleep(1);
+	co_sleep(marker->delay_ns);
+	writer_mark_corrupt(image->writer);
+	marker->ended = true;
+}
+
+/* Two changes of the header at once: neither takes the other one back. */
+CO_TEST(test_corrupt_bit_beside_a_new_table)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		struct marker marker = {.task = {.fn = marker_run, .arg = &marker}};
+		uint64_t host_off, nb, table;
+		bool zero;
+
+		choose_seed(hand_seed + i);
+		marker.delay_ns = choose_bits() % 300000;
+		new_image();
+		open_image();
+		image->writer->scan = image->writer->tail = 64 * 256;
+		reactor_spawn(hand.reactor, &marker.task);
+		alloc_clusters(image->writer, 1, 1, &host_off, &nb, &zero);
+		while (!marker.ended)
+			co_sleep(1000);
+		table = image->header.refcount_table_offset;
+		assert_int_equal(image_close(image), -EIO);
+		bytes = hand.disk->files[0].bytes.data;
+		assert_int_equal(be64_get(HAND_FIELD(bytes, refcount_table_offset)), table);
+		assert_int_equal(be64_get(HAND_FIELD(bytes, incompatible_features)),
+				 INCOMPAT_CORRUPT);
+		sim_disk_reset(hand.disk);
+	}
+}
+
 /* ---- the end of everything ---- */
 
 /* A sparse host file may be as large as the largest host offset. */
@@ -280,6 +333,7 @@ int main(void)
 		HAND_TEST(test_new_refcount_table),
 		HAND_TEST(test_metadata_is_never_handed_out),
 		HAND_TEST(test_damaged_refcount_table_entry),
+		HAND_TEST(test_corrupt_bit_beside_a_new_table),
 		HAND_TEST(test_no_cluster_left),
 		HAND_TEST(test_refcount_table_too_large),
 		HAND_TEST(test_partly_allocated_cluster_is_reserved_whole),
