@@ -35,7 +35,8 @@ struct convert_options {
 struct convert {
 	const struct convert_options *options;
 	struct disk source, target;
-	bool has_backing;       /* of a new target */
+	bool has_backing;       /* the target, which is new */
+	bool shows_zeros;       /* the target, before anything is written */
 	struct packer *packer;  /* with -c */
 	uint64_t granule_bytes; /* pieces begin and end at multiples of it */
 	struct co_mutex walk_mutex;
@@ -110,8 +111,7 @@ static int coroutine_fn put_zeros(struct convert *c, uint64_t off, uint64_t byte
 {
 	int ret;
 
-	/* A new target reads as zeros, unless a backing file shines through. */
-	if (!c->options->keep_target && !c->has_backing && c->options->sparse_bytes)
+	if (c->shows_zeros && c->options->sparse_bytes)
 		return 0;
 	ret = disk_zero(&c->target, off, bytes, !c->options->sparse_bytes);
 	if (!ret && !c->options->sparse_bytes && c->target.image)
@@ -250,6 +250,9 @@ static int coroutine_fn open_target(struct tool *tool, struct convert *c, const 
 	free(backing_path);
 	if (status)
 		return status;
+	/* A block device keeps what was on it. */
+	c->shows_zeros = !options->keep_target && !c->has_backing &&
+			 !(c->target.raw && c->target.raw->is_block_device);
 	if (c->target.size_bytes < size_bytes && !c->target.raw) {
 		tool_say(path, "the target is smaller than the source");
 		disk_close(&c->target);
