@@ -20,6 +20,7 @@
 
 #define STEP_BYTES (1u << 20)
 #define SPARSE_BYTES 4096u
+#define SECTOR_BYTES 512u
 #define NB_COPIERS 8u
 #define NB_COPIERS_MAX 16u
 
@@ -137,7 +138,7 @@ static bool may_skip(const uint8_t *buf, const uint8_t *old, uint64_t bytes)
 static int coroutine_fn put_sparse(struct convert *c, uint64_t off, const uint8_t *buf,
 				   const uint8_t *old, uint64_t bytes)
 {
-	uint64_t granule = max_u64(c->granule_bytes, c->options->sparse_bytes);
+	uint64_t granule = round_up(max_u64(c->options->sparse_bytes, 1), c->granule_bytes);
 	uint64_t pos = 0;
 	int ret = 0;
 
@@ -253,7 +254,8 @@ static int coroutine_fn open_target(struct tool *tool, struct convert *c, const 
 	/* A block device keeps what was on it. */
 	c->shows_zeros = !options->keep_target && !c->has_backing &&
 			 !(c->target.raw && c->target.raw->is_block_device);
-	if (c->target.size_bytes < size_bytes && !c->target.raw) {
+	/* Disks consist of sectors, and the last one may be short in a raw file. */
+	if (round_up(c->target.size_bytes, SECTOR_BYTES) < size_bytes) {
 		tool_say(path, "the target is smaller than the source");
 		disk_close(&c->target);
 		return STATUS_USAGE;
@@ -330,7 +332,7 @@ static int take_option(struct tool *tool, int opt, struct convert_options *o)
 		o->lists[o->nb_lists++] = optarg;
 		return STATUS_OK;
 	case 'S':
-		if (tool_parse_size(optarg, &o->sparse_bytes) || o->sparse_bytes % 512)
+		if (tool_parse_size(optarg, &o->sparse_bytes) || o->sparse_bytes % SECTOR_BYTES)
 			return tool_usage(tool, "-S %s: give a multiple of 512, or 0", optarg);
 		return STATUS_OK;
 	case 'm':
