@@ -166,16 +166,23 @@ const struct image *image_backing(const struct image *image)
 	return image->backing && !image->backing->raw ? image->backing : NULL;
 }
 
-const struct file *image_file(const struct image *image, unsigned layer)
+static const struct image *find_layer(const struct image *image, unsigned layer)
 {
 	while (image && layer--)
 		image = image->backing;
+	return image;
+}
+
+const struct file *image_file(const struct image *image, unsigned layer)
+{
+	image = find_layer(image, layer);
 	return image ? image->file : NULL;
 }
 
-const struct file *image_data_file(const struct image *image)
+const struct file *image_data_file(const struct image *image, unsigned layer)
 {
-	return image->data_file != image->file ? image->data_file : NULL;
+	image = find_layer(image, layer);
+	return image && image->data_file != image->file ? image->data_file : NULL;
 }
 
 unsigned image_nb_snapshots(const struct image *image)

@@ -88,9 +88,9 @@ const struct image_info *image_info(const struct image *image);
 const struct image *image_backing(const struct image *image);
 
 /* Host file of a layer (0 = the image itself, then each backing file), NULL beyond
- * the chain's end; data file of the top layer or NULL. */
+ * the chain's end; its external data file or NULL. */
 const struct file *image_file(const struct image *image, unsigned layer);
-const struct file *image_data_file(const struct image *image);
+const struct file *image_data_file(const struct image *image, unsigned layer);
 
 /* ---- reading ---- */
 

@@ -423,7 +423,7 @@ static void handle_statfs(struct request *request)
 		out.st.files++;
 	}
 	if (image) {
-		const struct file *file = image_data_file(image);
+		const struct file *file = image_data_file(image, 0);
 
 		if (!file)
 			file = image_file(image, 0);

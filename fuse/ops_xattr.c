@@ -118,7 +118,7 @@ static const struct file *nth_file(const struct image *image, unsigned n)
 
 	if (n < depth)
 		return image_file(image, n);
-	return n == depth ? image_data_file(image) : NULL;
+	return n == depth ? image_data_file(image, 0) : NULL;
 }
 
 /* What holds for all files, and each of them. */

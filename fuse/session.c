@@ -354,7 +354,7 @@ static void describe_node(const struct session *session, const struct node *node
 		       : file->path == FILE_BUFFERED ? "through the page cache"
 						     : "in memory",
 		       file->align);
-	file = image_data_file(image);
+	file = image_data_file(image, 0);
 	if (file)
 		printf("  data in %s\n", file->name);
 }

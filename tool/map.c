@@ -39,7 +39,7 @@ static void print_json(struct map_run *run, const struct entry *e)
 static void print_text(struct map_run *run, const struct entry *e)
 {
 	struct image *image = run->disk->image;
-	const struct file *file = image_file(image, e->depth);
+	const struct file *file = image_data_file(image, e->depth);
 	char offset[32] = "-";
 
 	if (run->first)
@@ -47,8 +47,8 @@ static void print_text(struct map_run *run, const struct entry *e)
 	run->first = false;
 	if (!e->data || e->zero)
 		return;
-	if (e->depth == 0 && image_data_file(image))
-		file = image_data_file(image);
+	if (!file)
+		file = image_file(image, e->depth);
 	if (e->has_offset)
 		snprintf(offset, sizeof(offset), "%#" PRIx64, e->offset);
 	printf("%#-16" PRIx64 "%#-16" PRIx64 "%-16s%s\n", e->start, e->len_bytes, offset,
