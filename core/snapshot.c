@@ -165,13 +165,18 @@ void snapshot_list_finish(struct snapshot_list *list)
 	*list = (struct snapshot_list){0};
 }
 
+const struct snapshot *snapshot_find_name(const struct snapshot_list *list, const char *name)
+{
+	for (unsigned i = 0; i < list->nb; i++)
+		if (!strcmp(list->snapshots[i].name, name))
+			return &list->snapshots[i];
+	return NULL;
+}
+
 const struct snapshot *snapshot_find(const struct snapshot_list *list, const char *id_or_name)
 {
 	for (unsigned i = 0; i < list->nb; i++)
 		if (!strcmp(list->snapshots[i].id, id_or_name))
 			return &list->snapshots[i];
-	for (unsigned i = 0; i < list->nb; i++)
-		if (!strcmp(list->snapshots[i].name, id_or_name))
-			return &list->snapshots[i];
-	return NULL;
+	return snapshot_find_name(list, id_or_name);
 }

@@ -33,7 +33,9 @@ int coroutine_fn snapshot_list_read(struct file *file, const struct header *head
 				    struct snapshot_list *ret_list, struct error **reterr);
 void snapshot_list_finish(struct snapshot_list *list);
 
-/* By id first, then by name, as qemu-img does. NULL when there is none. */
+/* The first one with that name. NULL when there is none. */
+const struct snapshot *snapshot_find_name(const struct snapshot_list *list, const char *name);
+/* By id first, then by name, as `qemu-img snapshot -a` does. NULL when there is none. */
 const struct snapshot *snapshot_find(const struct snapshot_list *list, const char *id_or_name);
 
 #endif

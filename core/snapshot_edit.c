@@ -236,17 +236,6 @@ static int coroutine_fn end(struct image *image, int ret, const char *what, stru
 			 what, reason(ret));
 }
 
-static const struct snapshot *find(const struct image *image, const char *id_or_name,
-				   struct error **reterr)
-{
-	const struct snapshot *snapshot = snapshot_find(&image->snapshots, id_or_name);
-
-	if (!snapshot)
-		error_set(reterr, ERROR_OPEN, ENOENT, "no snapshot with the id or name \"%s\"",
-			  id_or_name);
-	return snapshot;
-}
-
 /* ---- create ---- */
 
 static int coroutine_fn compose_table(struct image *image, const char *name, uint64_t l1_off,
@@ -352,11 +341,12 @@ static int coroutine_fn apply(struct writer *writer, const struct snapshot *snap
 
 int coroutine_fn snapshot_apply(struct image *image, const char *id_or_name, struct error **reterr)
 {
-	const struct snapshot *snapshot = find(image, id_or_name, reterr);
+	const struct snapshot *snapshot = snapshot_find(&image->snapshots, id_or_name);
 	int ret;
 
 	if (!snapshot)
-		return -ENOENT;
+		return error_set(reterr, ERROR_OPEN, ENOENT,
+				 "no snapshot with the id or name \"%s\"", id_or_name);
 	ret = begin(image, true);
 	if (!ret)
 		ret = apply(image->writer, snapshot);
@@ -388,13 +378,14 @@ static int coroutine_fn delete (struct writer *writer, unsigned index)
 	return ret ? ret : tree_update_copied(writer); /* I7: what is not shared any more */
 }
 
-int coroutine_fn snapshot_delete(struct image *image, const char *id_or_name, struct error **reterr)
+int coroutine_fn snapshot_delete(struct image *image, const char *name, struct error **reterr)
 {
-	const struct snapshot *snapshot = find(image, id_or_name, reterr);
+	const struct snapshot *snapshot = snapshot_find_name(&image->snapshots, name);
 	int ret;
 
 	if (!snapshot)
-		return -ENOENT;
+		return error_set(reterr, ERROR_OPEN, ENOENT, "no snapshot with the name \"%s\"",
+				 name);
 	ret = begin(image, false);
 	if (!ret)
 		ret = delete (image->writer, snapshot - image->snapshots.snapshots);

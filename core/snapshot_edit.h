@@ -26,8 +26,8 @@ int coroutine_fn snapshot_create(struct image *image, const char *name, uint32_t
 				 uint32_t date_nsec, struct error **reterr);
 /* The active state becomes that of the snapshot, its size included. */
 int coroutine_fn snapshot_apply(struct image *image, const char *id_or_name, struct error **reterr);
-int coroutine_fn snapshot_delete(struct image *image, const char *id_or_name,
-				 struct error **reterr);
+/* By its name alone: an id may be another one's name. */
+int coroutine_fn snapshot_delete(struct image *image, const char *name, struct error **reterr);
 
 /* No cluster is allocated in the active state any more: it shows its backing file. */
 int coroutine_fn snapshot_make_empty(struct image *image, struct error **reterr);

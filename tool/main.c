@@ -72,8 +72,9 @@ static const struct command commands[] = {
 	 "give the host space of a guest range back"},
 	{"resize", resize_command, "[-f FORMAT] [--shrink] IMAGE [+|-]SIZE",
 	 "  --shrink          allow the disk to become smaller\n", "change the virtual size"},
-	{"snapshot", snapshot_command, "[-l | -c NAME | -a SNAPSHOT | -d SNAPSHOT] [--json] IMAGE",
-	 "  -l list (default)  -c create  -a apply  -d delete; SNAPSHOT is an id or a name\n",
+	{"snapshot", snapshot_command, "[-l | -c NAME | -a SNAPSHOT | -d NAME] [--json] IMAGE",
+	 "  -l list (default)  -c create  -a apply  -d delete\n"
+	 "  SNAPSHOT          its id, or its name where no other one has that id\n",
 	 "internal snapshots"},
 	{"commit", commit_command, "[-b BASE] [-d] [-p] IMAGE",
 	 "  -d                leave the image as it is (otherwise it is emptied)\n"
