@@ -19,6 +19,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Out of the way of the standard streams, which become /dev/null. 0 or -errno. */
+static int take_ready_fd(struct daemon *daemon, int fd)
+{
+	daemon->ready_fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	if (daemon->ready_fd < 0)
+		return -errno;
+	if (fd > STDERR_FILENO)
+		close(fd);
+	return 0;
+}
+
 /* The parent: the status that the child reports, or what became of it. */
 static int await_status(int fd, pid_t child)
 {
@@ -38,20 +49,11 @@ static int await_status(int fd, pid_t child)
 	return EXIT_MOUNT;
 }
 
-int daemon_begin(struct daemon *daemon, bool foreground, int ready_fd, const char *pidfile)
+static int go_into_background(struct daemon *daemon)
 {
 	int fds[2];
 	pid_t pid;
 
-	*daemon = (struct daemon){.status_fd = -1,
-				  .ready_fd = ready_fd,
-				  .null_fd = -1,
-				  .notify_fd = -1,
-				  .pidfile = pidfile};
-	if (ready_fd >= 0 && fcntl(ready_fd, F_SETFD, FD_CLOEXEC) < 0)
-		return -errno;
-	if (foreground)
-		return 0;
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return -errno;
 	pid = fork();
@@ -70,6 +72,26 @@ int daemon_begin(struct daemon *daemon, bool foreground, int ready_fd, const cha
 	setsid();
 	daemon->status_fd = fds[1];
 	return 0;
+}
+
+int daemon_begin(struct daemon *daemon, bool foreground, int ready_fd, const char *pidfile)
+{
+	int res;
+
+	*daemon = (struct daemon){.status_fd = -1,
+				  .ready_fd = -1,
+				  .null_fd = -1,
+				  .notify_fd = -1,
+				  .pidfile = pidfile};
+	res = ready_fd >= 0 ? take_ready_fd(daemon, ready_fd) : 0;
+	if (res < 0) {
+		log_error("--ready-fd=%d: %s", ready_fd, strerror(-res));
+		return res;
+	}
+	res = foreground ? 0 : go_into_background(daemon);
+	if (res < 0)
+		log_error("cannot start: %s", strerror(-res));
+	return res;
 }
 
 static void tell_status(struct daemon *daemon, int status)

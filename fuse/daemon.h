@@ -24,7 +24,10 @@ struct daemon {
 	struct helper *helper; /* from daemon_prepare() on */
 };
 
-/* Returns in the child (or, in the foreground, in the only process). 0 or -errno. */
+/*
+ * Returns in the child (or, in the foreground, in the only process). 0, or -errno after a
+ * complaint.
+ */
 int daemon_begin(struct daemon *daemon, bool foreground, int ready_fd, const char *pidfile);
 /*
  * Opens what daemon_ready() and daemon_end() will need, and starts the helper, while there

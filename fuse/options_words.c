@@ -95,6 +95,12 @@ static int word_rw(struct parser *parser, const char *value)
 	return 0;
 }
 
+static int word_remount(struct parser *parser, const char *value)
+{
+	return complain(parser, "-o remount: the options of a mount cannot change; unmount it with "
+				"qcow2fs -u, and mount it again");
+}
+
 static int word_snapshot(struct parser *parser, const char *value)
 {
 	return set_string(&parser->options->snapshot, value);
@@ -403,6 +409,7 @@ struct word {
 static const struct word word_table[] = {
 	{"ro", WORD_OWN, word_ro},
 	{"rw", WORD_OWN, word_rw},
+	{"remount", WORD_OWN, word_remount},
 	{"snapshot=", WORD_OWN, word_snapshot},
 	{"backing=", WORD_OWN, word_backing},
 	{"backing_file=", WORD_OWN, word_backing_file},

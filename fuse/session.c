@@ -245,10 +245,8 @@ static enum exit_status mount(struct session *session)
 		session->mountpoint ? session->mountpoint : session->options->mountpoint;
 	int res = transport_dev_mount(session->transport, mountpoint);
 
-	if (res < 0) {
-		log_error("%s: mount failed", mountpoint);
+	if (res < 0)
 		return EXIT_MOUNT;
-	}
 	res = helper_note_mount(session->daemon.helper);
 	if (res < 0) {
 		log_error("%s: cannot be seen after the mount: %s", mountpoint, strerror(-res));
@@ -564,8 +562,9 @@ void session_run(const struct options *options)
 
 	res = daemon_begin(&session.daemon, options->foreground, options->ready_fd,
 			   options->pidfile);
-	if (res == 0)
-		res = block_signals(&session);
+	if (res < 0)
+		daemon_end(&session.daemon, EXIT_MOUNT);
+	res = block_signals(&session);
 	if (res < 0) {
 		log_error("cannot start: %s", strerror(-res));
 		daemon_end(&session.daemon, EXIT_MOUNT);

@@ -561,16 +561,28 @@ void transport_dev_join(struct transport_dev *dev)
 
 /* ---- life ---- */
 
+/*
+ * What libfuse says while it mounts is a part of our line; its log has no room for a pointer. (A
+ * child that it forks speaks for itself.)
+ */
+static struct {
+	pid_t pid; /* 0: nobody mounts */
+	char text[1024];
+} complaint;
+
 static void log_libfuse(enum fuse_log_level level, const char *fmt, va_list ap)
 {
+	size_t len, used = strlen(complaint.text);
 	char line[512];
-	size_t len;
 
 	vsnprintf(line, sizeof(line), fmt, ap);
 	len = strlen(line);
 	if (len > 0 && line[len - 1] == '\n')
 		line[len - 1] = '\0';
-	if (line[0])
+	if (line[0] && level < FUSE_LOG_INFO && complaint.pid == getpid())
+		snprintf(complaint.text + used, sizeof(complaint.text) - used, "%s%s",
+			 used ? "; " : "", line);
+	else if (line[0])
 		log_print(level >= FUSE_LOG_INFO ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR, "%s", line);
 }
 
@@ -638,15 +650,21 @@ static int watch(struct transport_dev *dev)
 
 int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 {
-	int flags;
+	int res, flags;
 
-	if (fuse_session_mount(dev->session, mountpoint) < 0)
+	complaint.pid = getpid();
+	res = fuse_session_mount(dev->session, mountpoint);
+	complaint.pid = 0;
+	if (res < 0) {
+		log_error("%s: mount failed%s%s", mountpoint, complaint.text[0] ? ": " : "",
+			  complaint.text);
 		return -EIO;
+	}
 	dev->mounted = true;
 	dev->fd = fuse_session_fd(dev->session);
 	flags = fcntl(dev->fd, F_GETFL);
 	if (flags < 0 || fcntl(dev->fd, F_SETFL, flags | O_NONBLOCK) < 0 || watch(dev) < 0) {
-		log_error("the FUSE device: %s", strerror(errno));
+		log_error("%s: mount failed: the FUSE device: %s", mountpoint, strerror(errno));
 		return -EIO;
 	}
 	dev->source_buf = pool_get(dev);

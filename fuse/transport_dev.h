@@ -33,7 +33,7 @@ struct transport_dev_params {
 /* The reactor runs. Returns 0 or -errno; libfuse's complaints have been logged. */
 int transport_dev_create(const struct transport_dev_params *params,
 			 struct transport_dev **ret_transport);
-/* Mounts. Returns 0, or -EIO after libfuse's complaint has been logged. */
+/* Mounts. Returns 0, or -EIO after a complaint has been logged. */
 int transport_dev_mount(struct transport_dev *transport, const char *mountpoint);
 /*
  * Starts to receive, and the threads. They end when the file system has been unmounted; the last
