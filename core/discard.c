@@ -61,7 +61,9 @@ static struct l2_entry zeroed_entry(const struct image *image, uint64_t guest_of
 				    struct l2_entry old, enum zero_mode mode, bool *ret_unlink)
 {
 	bool compressed = old.entry & L2_COMPRESSED;
-	bool mine = !compressed && old.entry & ENTRY_COPIED;
+	/* A damaged entry of an external data file may point elsewhere: it is replaced. */
+	bool in_place = !is_external(image) || (old.entry & L2_OFFSET_MASK) == guest_off;
+	bool mine = !compressed && in_place && old.entry & ENTRY_COPIED;
 	bool keep = mine && mode != ZERO_DROP && (mode == ZERO_KEEP || is_external(image));
 	bool flag = keep || (mode != ZERO_DROP && uncovers(image, guest_off));
 	struct l2_entry entry = {0};
