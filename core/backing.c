@@ -167,7 +167,8 @@ static int coroutine_fn open_file_below(const struct image *image, struct chain 
 							    : FILE_LOCK_READ;
 	int ret;
 
-	/* Writing a part of a cluster would copy the rest of it in from a file that is not below. */
+	/* Writing a part of a cluster would copy the rest of it in from a file that is not below.
+	 */
 	if (given && !below.name)
 		return error_set(reterr, ERROR_BACKING, EINVAL,
 				 "no backing file is recorded in it: leave out -o backing_file=%s, "

@@ -194,7 +194,8 @@ static const struct operation operations[] = {
 	ANSWERED(OPENDIR, sizeof(struct fuse_open_out)),
 	ANSWERED(RELEASEDIR, 0),
 	ANSWERED(DESTROY, 0),
-	/* Nor can anybody change them: not a call that is missing, but one that is not permitted. */
+	/* Nor can anybody change them: not a call that is missing, but one that is not permitted.
+	 */
 	REFUSED(CREATE, EPERM),
 	REFUSED(MKNOD, EPERM),
 	REFUSED(MKDIR, EPERM),

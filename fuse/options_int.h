@@ -11,7 +11,7 @@
 struct parser {
 	struct options *options;
 	bool switch_r, switch_w; /* given, apart from -o ro and rw, of which the last one holds */
-	char *message; /* the first complaint */
+	char *message;           /* the first complaint */
 };
 
 /* Keeps the message when it is the first; returns -EINVAL. */
