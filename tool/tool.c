@@ -88,27 +88,59 @@ const char *tool_human_size(uint64_t bytes, char *buf)
 
 /* ---- arguments ---- */
 
+/* The digits behind a decimal point, as what they make of `unit`, rounded down. */
+static uint64_t parse_fraction(const char *digits, uint64_t unit)
+{
+	unsigned __int128 part = 0;
+	uint64_t scale = 1;
+
+	/* Eighteen of them tell bytes of the largest unit apart. */
+	for (unsigned i = 0; i < 18 && isdigit((unsigned char)digits[i]); i++) {
+		part = part * 10 + (digits[i] - '0');
+		scale *= 10;
+	}
+	return part * unit / scale;
+}
+
+/* b, k, KiB, kB and so on. Returns 0 for what is no unit. */
+static uint64_t parse_unit(const char *suffix)
+{
+	static const char letters[] = "bkmgtpe";
+	const char *letter;
+
+	if (!*suffix)
+		return 1;
+	letter = strchr(letters, tolower((unsigned char)*suffix));
+	if (!letter || (suffix[1] && strcasecmp(suffix + 1, "ib") && strcasecmp(suffix + 1, "b")))
+		return 0;
+	return 1ull << 10 * (letter - letters);
+}
+
 int tool_parse_size(const char *text, uint64_t *ret_bytes)
 {
-	static const char suffixes[] = "bkmgtpe";
-	unsigned long long value;
-	const char *suffix;
-	uint64_t unit = 1;
+	bool is_hex = text[0] == '0' && tolower((unsigned char)text[1]) == 'x';
+	const char *suffix, *fraction = NULL;
+	uint64_t unit, whole, rest = 0;
 	char *end;
 
 	if (!isdigit((unsigned char)*text))
 		return -EINVAL;
 	errno = 0;
-	value = strtoull(text, &end, 0);
+	whole = strtoull(text, &end, is_hex ? 16 : 10);
 	if (errno)
 		return -ERANGE;
-	if (*end) {
-		suffix = strchr(suffixes, tolower((unsigned char)*end));
-		if (!suffix || (end[1] && strcasecmp(end + 1, "ib") && strcasecmp(end + 1, "b")))
-			return -EINVAL;
-		unit <<= 10 * (suffix - suffixes);
+	suffix = end;
+	if (*end == '.' && !is_hex) {
+		fraction = end + 1;
+		suffix = fraction + strspn(fraction, "0123456789");
 	}
-	return checked_mul(value, unit, ret_bytes) ? -ERANGE : 0;
+	unit = parse_unit(suffix);
+	if (!unit || (fraction && unit == 1))
+		return -EINVAL;
+	if (fraction)
+		rest = parse_fraction(fraction, unit);
+	return checked_mul(whole, unit, &whole) || checked_add(whole, rest, ret_bytes) ? -ERANGE
+										       : 0;
 }
 
 int tool_parse_bool(const char *text, bool *ret_value)

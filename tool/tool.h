@@ -83,8 +83,10 @@ int tool_option(struct tool *tool, int opt);
 /* Reports wrong use of the current command. Returns STATUS_USAGE. */
 int tool_usage(const struct tool *tool, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* A size or offset with an optional suffix k, M, G, T, P, E (also KiB or kB, binary all). 0 or
- * -EINVAL, -ERANGE. */
+/*
+ * A size or offset, decimal or 0x..., with an optional suffix k, M, G, T, P, E (also KiB or kB,
+ * binary all), before which there may be a fraction: 1.5G. 0 or -EINVAL, -ERANGE.
+ */
 int tool_parse_size(const char *text, uint64_t *ret_bytes);
 /* "on", "off" and their like. 0 or -EINVAL. */
 int tool_parse_bool(const char *text, bool *ret_value);
