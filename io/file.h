@@ -98,6 +98,10 @@ int file_open(struct reactor *reactor, const struct file_open_params *params,
 int file_create_virtual(struct reactor *reactor, const char *name, void *priv, uint64_t size_bytes,
 			uint32_t align, bool writable, struct file **ret_file);
 
+/* Is this what stat(2) tells of? */
+struct stat;
+bool file_is(const struct file *file, const struct stat *st);
+
 /* Drops the locks and closes. Nothing may be in flight. NULL is allowed. */
 void file_close(struct file *file);
 

@@ -189,6 +189,13 @@ void file_close(struct file *file)
 	destroy_file(file);
 }
 
+bool file_is(const struct file *file, const struct stat *st)
+{
+	if (file->is_block_device)
+		return S_ISBLK(st->st_mode) && st->st_rdev == file->dev;
+	return st->st_dev == file->dev && st->st_ino == file->ino;
+}
+
 uint64_t file_host_sectors(const struct file *file)
 {
 	struct stat st;

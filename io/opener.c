@@ -89,13 +89,6 @@ static const char *name_beneath(const char *path, const char *directory)
 	return rest;
 }
 
-static bool is_file(const struct file *file, const struct stat *st)
-{
-	if (file->is_block_device)
-		return S_ISBLK(st->st_mode) && st->st_rdev == file->dev;
-	return st->st_dev == file->dev && st->st_ino == file->ino;
-}
-
 /* A descriptor of the directory, in which the holder's name still leads to the holder. */
 static int open_directory(const struct file *holder, const char *directory)
 {
@@ -106,7 +99,7 @@ static int open_directory(const struct file *holder, const char *directory)
 
 	if (fd < 0)
 		return -errno;
-	if (fstatat(fd, base, &st, 0) < 0 || !is_file(holder, &st)) {
+	if (fstatat(fd, base, &st, 0) < 0 || !file_is(holder, &st)) {
 		close(fd);
 		return -ESTALE;
 	}
@@ -162,7 +155,7 @@ static bool is_loop(const struct named *named)
 
 	if (fstatat(named->params.dirfd, named->params.path, &st, 0) < 0)
 		return false;
-	while (file && !is_file(file, &st))
+	while (file && !file_is(file, &st))
 		file = file->named_by;
 	return file;
 }

@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define STEP_BYTES (1u << 20)
 #define LAYERS_MAX 16u
@@ -85,13 +84,6 @@ static int coroutine_fn copy(struct commit *c, uint8_t *buf)
 	return ret ? ret : disk_flush(&c->base);
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat x, y;
-
-	return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 /* The name of what lies below the layers opened so far, to be freed. Reports. */
 static int next_path(const struct tool *tool, const struct commit *c, const char *base_name,
 		     char **ret_path)
@@ -130,7 +122,7 @@ static int coroutine_fn open_all(struct tool *tool, struct commit *c, const char
 		status = next_path(tool, c, base_name, &next);
 		if (status)
 			return status;
-		if (!base_name || same_file(next, base_name)) {
+		if (!base_name || disk_same_file(next, base_name)) {
 			how.writable = true;
 			how.no_backing = false;
 			c->base_path = next;

@@ -244,7 +244,8 @@ static int coroutine_fn open_target(struct tool *tool, struct convert *c, const 
 		if (!backing_path)
 			return tool_fail(path, ENOMEM, NULL);
 	}
-	if (!options->keep_target)
+	status = create_options_check_disk(&options->target, path, &c->source, "source");
+	if (!status && !options->keep_target)
 		status = create_target(tool, c, path);
 	if (!status)
 		status = disk_open(tool, path, format, &how, &c->target);

@@ -4,8 +4,6 @@
  */
 #include "tool/create_options.h"
 
-#include "tool/disk.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,30 +153,67 @@ int create_options_parse(struct tool *tool, struct create_options *options, char
 	return status;
 }
 
+/* Where -o data_file= leads, to be freed. NULL: nowhere, or no memory. */
+static char *data_path_of(const struct create_options *options, const char *path)
+{
+	const char *name = options->params.data_name;
+
+	return name ? disk_combine_path(path, name) : NULL;
+}
+
+int create_options_check_disk(const struct create_options *options, const char *path,
+			      const struct disk *disk, const char *what)
+{
+	char *data_path = data_path_of(options, path);
+	const char *own = disk_has_file(disk, path)                     ? path
+			  : data_path && disk_has_file(disk, data_path) ? data_path
+									: NULL;
+
+	if (own)
+		tool_say(own, "it belongs to the %s and would be overwritten", what);
+	free(data_path);
+	return own ? STATUS_USAGE : STATUS_OK;
+}
+
+static int coroutine_fn look_at_backing(struct tool *tool, struct create_options *options,
+					const char *path, const char *backing)
+{
+	struct image_options how = {.force_share = true};
+	struct disk disk;
+	int status = disk_open(tool, backing, options->params.backing_format, &how, &disk), ret;
+
+	if (status)
+		return status;
+	if (!options->has_size)
+		options->params.virtual_size = disk.size_bytes;
+	options->has_size = true;
+	status = create_options_check_disk(options, path, &disk, "backing file");
+	ret = disk_close(&disk);
+	return status ? status : ret;
+}
+
 int coroutine_fn create_options_check_backing(struct tool *tool, struct create_options *options,
 					      const char *path)
 {
-	struct create_params *params = &options->params;
-	struct image_options how = {.force_share = true};
-	struct disk disk;
+	const struct create_params *params = &options->params;
 	char *backing;
 	int status;
 
 	if (!params->backing_name)
 		return STATUS_OK;
-	if (options->unsafe && options->has_size)
-		return STATUS_OK;
-	if (!params->backing_format)
-		return tool_usage(tool, "the backing file's format is needed: -F raw or -F qcow2");
 	backing = disk_combine_path(path, params->backing_name);
 	if (!backing)
 		return tool_fail(path, ENOMEM, NULL);
-	status = disk_open(tool, backing, params->backing_format, &how, &disk);
-	if (status == STATUS_OK) {
-		if (!options->has_size)
-			params->virtual_size = disk.size_bytes;
-		options->has_size = true;
-		status = disk_close(&disk);
+	if (disk_same_file(path, backing)) {
+		tool_say(path, "it would be its own backing file");
+		status = STATUS_USAGE;
+	} else if (options->unsafe && options->has_size) {
+		status = STATUS_OK;
+	} else if (!params->backing_format) {
+		status =
+			tool_usage(tool, "the backing file's format is needed: -F raw or -F qcow2");
+	} else {
+		status = look_at_backing(tool, options, path, backing);
 	}
 	free(backing);
 	return status;
@@ -214,10 +249,15 @@ static int coroutine_fn create_qcow2(struct tool *tool, const struct create_opti
 	int ret, status = STATUS_OK;
 
 	if (params->data_name) {
-		char *data_path = disk_combine_path(path, params->data_name);
+		char *data_path = data_path_of(options, path);
 
 		if (!data_path)
 			return tool_fail(path, ENOMEM, NULL);
+		if (disk_same_file(path, data_path)) {
+			tool_say(path, "it would be its own data file");
+			free(data_path);
+			return STATUS_USAGE;
+		}
 		status = disk_create_file(tool, data_path, &data_file);
 		free(data_path);
 	}

@@ -6,7 +6,7 @@
 #define QCOW2FS_TOOL_CREATE_OPTIONS_H
 
 #include "core/create.h"
-#include "tool/tool.h"
+#include "tool/disk.h"
 
 struct create_options {
 	struct create_params params;
@@ -31,8 +31,16 @@ int coroutine_fn create_options_run(struct tool *tool, const struct create_optio
 				    const char *path);
 
 /*
- * Looks at the backing file: is it there, has it the format that will be recorded? Fills in
- * the size where none was given. Reports. Returns the exit status.
+ * Refuses to make `path`, or its data file, of a file that the disk, which is open for reading
+ * as `what`, is made of. Reports. Returns the exit status.
+ */
+int create_options_check_disk(const struct create_options *options, const char *path,
+			      const struct disk *disk, const char *what);
+
+/*
+ * Looks at the backing file: is it there, has it the format that will be recorded, and is it
+ * another file than those that will be made? Fills in the size where none was given. Reports.
+ * Returns the exit status.
  */
 int coroutine_fn create_options_check_backing(struct tool *tool, struct create_options *options,
 					      const char *path);

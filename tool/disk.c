@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int coroutine_fn open_file(struct tool *tool, const char *path, bool writable,
@@ -200,6 +201,36 @@ char *disk_combine_path(const char *path, const char *name)
 	if (asprintf(&combined, "%.*s%s", (int)(slash + 1 - path), path, name) < 0)
 		return NULL;
 	return combined;
+}
+
+static bool same_stat(const struct stat *a, const struct stat *b)
+{
+	if (S_ISBLK(a->st_mode))
+		return S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev;
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+bool disk_same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && same_stat(&x, &y));
+}
+
+bool disk_has_file(const struct disk *disk, const char *path)
+{
+	const struct file *file;
+	struct stat st;
+
+	if (stat(path, &st))
+		return false;
+	for (unsigned layer = 0; (file = image_file(disk->image, layer)); layer++) {
+		const struct file *data_file = image_data_file(disk->image, layer);
+
+		if (file_is(file, &st) || (data_file && file_is(data_file, &st)))
+			return true;
+	}
+	return false;
 }
 
 bool disk_is_zero(const void *buf, size_t len_bytes)

@@ -58,6 +58,11 @@ int coroutine_fn disk_create_file(struct tool *tool, const char *path, struct fi
  * it; NULL: out of memory. */
 char *disk_combine_path(const char *path, const char *name);
 
+/* Do both names lead to the same file? */
+bool disk_same_file(const char *a, const char *b);
+/* Is `path` one of the files that the disk, open for reading, is made of? */
+bool disk_has_file(const struct disk *disk, const char *path);
+
 /* Are all bytes zero? */
 bool disk_is_zero(const void *buf, size_t len_bytes);
 

@@ -125,7 +125,12 @@ static int coroutine_fn open_base(struct tool *tool, struct rebase *r, const cha
 
 	if (!path)
 		return tool_fail(r->top.path, ENOMEM, NULL);
-	status = disk_open(tool, path, format, &how, &r->base);
+	if (disk_same_file(r->top.path, path)) {
+		tool_say(path, "it would be its own backing file");
+		status = STATUS_USAGE;
+	} else {
+		status = disk_open(tool, path, format, &how, &r->base);
+	}
 	r->has_base = status == STATUS_OK;
 	free(path);
 	return status;
