@@ -15,6 +15,7 @@
 #include "io/kept.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -160,6 +161,54 @@ static bool is_loop(const struct named *named)
 	return file;
 }
 
+static bool is_same(const struct stat *a, const struct stat *b)
+{
+	if (S_ISBLK(a->st_mode) || S_ISBLK(b->st_mode))
+		return S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev;
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Whether the process has opened this file itself. What it has inherited is no such descriptor. */
+static bool is_open_here(const struct stat *wanted)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	bool found = false;
+	struct stat st;
+
+	while (dir && !found && (entry = readdir(dir))) {
+		int fd = atoi(entry->d_name), flags = fcntl(fd, F_GETFD);
+
+		found = flags >= 0 && (flags & FD_CLOEXEC) && fstat(fd, &st) == 0 &&
+			is_same(&st, wanted);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* A file that is named twice meets our own lock: nobody else must be blamed. */
+static int open_unless_twice(const struct host_opener *host, const struct file_open_params *params,
+			     struct file **ret_file, struct error **reterr)
+{
+	struct error *cause = NULL;
+	int ret = file_open(host->reactor, params, ret_file, &cause);
+	struct stat st;
+
+	if (ret < 0 && cause && cause->class == ERROR_LOCKED &&
+	    fstatat(params->dirfd, params->path, &st, 0) == 0 && is_open_here(&st)) {
+		error_free(cause);
+		return error_set(reterr, ERROR_LOCKED, -ret,
+				 "image is in use by this process itself: it is named twice; name "
+				 "it once, or read-only");
+	}
+	if (ret < 0 && reterr)
+		*reterr = cause;
+	else
+		error_free(cause);
+	return ret;
+}
+
 /* Puts the name and the way out around what file_open() says. */
 static int set_named_error(const struct named *named, int ret, const struct error *cause,
 			   struct error **reterr)
@@ -182,7 +231,7 @@ static int set_named_error(const struct named *named, int ret, const struct erro
 static int open_params(const struct named *named, struct file **ret_file, struct error **reterr)
 {
 	struct error *cause = NULL;
-	int ret = file_open(named->host->reactor, &named->params, ret_file, &cause);
+	int ret = open_unless_twice(named->host, &named->params, ret_file, &cause);
 
 	if (ret < 0)
 		ret = set_named_error(named, ret, cause, reterr);
@@ -267,7 +316,7 @@ static int open_first(struct host_opener *host, enum opener_role role, const str
 	};
 
 	if (role == OPENER_IMAGE)
-		return file_open(host->reactor, &named.params, ret_file, reterr);
+		return open_unless_twice(host, &named.params, ret_file, reterr);
 	assert(holder);
 	if (host->policy == NAMES_NONE)
 		return error_set(reterr, ERROR_BACKING, EPERM,

@@ -397,6 +397,13 @@ static void test_locked(void **state)
 	struct error *error = refusal(NAMES_BENEATH, OPENER_BACKING, "base");
 
 	assert_int_equal(error->class, ERROR_LOCKED);
+	assert_string_equal(error->msg, "backing file base: image is in use by this process "
+					"itself: it is named twice; name it once, or read-only");
+	error_free(error);
+	/* Inherited from somebody else. */
+	assert_int_equal(fcntl(writer->fd, F_SETFD, 0), 0);
+	error = refusal(NAMES_BENEATH, OPENER_BACKING, "base");
+	assert_int_equal(error->class, ERROR_LOCKED);
 	assert_string_equal(error->msg, "backing file base: image is in use for writing (a running "
 					"VM?); stop it, or read it with --force-share");
 	error_free(error);
