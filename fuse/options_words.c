@@ -395,9 +395,10 @@ static int word_max_read(struct parser *parser, const char *value)
 }
 
 enum word_kind {
-	WORD_OWN,    /* store() takes it */
-	WORD_KERNEL, /* passed on, after store() where there is one */
-	WORD_IGNORE, /* meant for mount(8) or systemd, or without effect on a single file */
+	WORD_OWN,     /* store() takes it */
+	WORD_KERNEL,  /* passed on, after store() where there is one */
+	WORD_REFUSED, /* store() says what to do instead */
+	WORD_IGNORE,  /* meant for mount(8) or systemd, or without effect on a single file */
 };
 
 struct word {
@@ -409,7 +410,6 @@ struct word {
 static const struct word word_table[] = {
 	{"ro", WORD_OWN, word_ro},
 	{"rw", WORD_OWN, word_rw},
-	{"remount", WORD_OWN, word_remount},
 	{"snapshot=", WORD_OWN, word_snapshot},
 	{"backing=", WORD_OWN, word_backing},
 	{"backing_file=", WORD_OWN, word_backing_file},
@@ -457,6 +457,7 @@ static const struct word word_table[] = {
 	{"nodev", WORD_IGNORE},
 	{"suid", WORD_IGNORE},
 	{"nosuid", WORD_IGNORE},
+	{"remount", WORD_REFUSED, word_remount},
 	{"default_permissions", WORD_OWN, word_default_permissions},
 	{"defaults", WORD_IGNORE},
 	{"auto", WORD_IGNORE},
