@@ -22,6 +22,7 @@ import json
 import mmap
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -190,6 +191,24 @@ def wait_until(condition, timeout=10, what="something"):
             raise AssertionError(f"waited {timeout * SLOWER} s in vain for {what}\n"
                                  f"{where_all_stand()}")
         time.sleep(0.01)
+
+
+def start_server(*words, **kwargs):
+    """
+    qcow2fs in the foreground, which has said that it is ready: from then on nobody but the caller
+    has anything open in its mount. The process.
+    """
+    readable, writable = os.pipe()
+    try:
+        process = subprocess.Popen([QCOW2FS, f"--ready-fd={writable}", *words],
+                                   stdin=subprocess.DEVNULL, pass_fds=[writable], **kwargs)
+    finally:
+        os.close(writable)
+    with open(readable, "rb", buffering=0) as file:
+        if not select.select([file], [], [], 20 * SLOWER)[0] or file.read(1) != b"\n":
+            process.kill()
+            raise AssertionError(f"never ready: {' '.join(words)}")
+    return process
 
 
 def noise(seed, nb_bytes):
