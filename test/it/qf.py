@@ -184,6 +184,15 @@ def mount_points():
         return [line.split()[4] for line in mountinfo]
 
 
+def backing_file(device):
+    """What a loop device shows, or None."""
+    try:
+        with open(f"/sys/block/{os.path.basename(device)}/loop/backing_file") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return None
+
+
 def wait_until(condition, timeout=10, what="something"):
     deadline = time.monotonic() + timeout * SLOWER
     while not condition():
@@ -327,6 +336,7 @@ class Box:
     def __init__(self, folder):
         self.folder = folder
         self.undo = []
+        self.loops = {}  # device: file
         self.nb_mounts = 0
 
     def __enter__(self):
@@ -435,15 +445,18 @@ class Box:
                 raise Skip("no loop devices here")
             raise AssertionError(done.stderr)
         device = done.stdout.strip()
+        self.loops[device] = os.path.realpath(path)
         self.defer(self.unloop, device)
         return device
 
-    @staticmethod
-    def unloop(device):
+    def unloop(self, device):
+        """Detaches it, once: afterwards another test's file may be behind that name."""
+        path = self.loops.pop(device, None)
+        if not path:
+            return
         run("losetup", "-d", device, status=None)
         # With a mount or a partition gone a moment ago, the kernel detaches a bit later.
-        wait_until(lambda: not os.path.exists(f"/sys/block/{os.path.basename(device)}/loop/backing_file"),
-                   10, f"{device} to detach")
+        wait_until(lambda: backing_file(device) != path, 10, f"{device} to detach")
 
     def mount_device(self, device, *args):
         """mount(8); returns the mount point."""
