@@ -12,6 +12,14 @@ def can_be_switched():
     return os.access(PARAMETER, os.W_OK)
 
 
+def is_on():
+    try:
+        with open(PARAMETER) as file:
+            return file.read().strip() == "Y"
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def switched(value):
     """It is `value`, Y or N, meanwhile; unchanged where that is not permitted."""
