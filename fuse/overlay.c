@@ -214,13 +214,6 @@ static int coroutine_fn create_kept(const struct overlay_params *params, struct 
 
 /* ---- taking one that exists ---- */
 
-static bool is_file(const struct file *file, const struct stat *st)
-{
-	if (file->is_block_device)
-		return S_ISBLK(st->st_mode) && st->st_rdev == file->dev;
-	return st->st_dev == file->dev && st->st_ino == file->ino;
-}
-
 /* Our own locks would blame another program for it. */
 static int check_not_in_chain(const char *path, const struct stat *st, const struct image *base,
 			      const char *base_path, struct error **reterr)
@@ -228,7 +221,7 @@ static int check_not_in_chain(const char *path, const struct stat *st, const str
 	const struct file *file;
 
 	for (unsigned i = 0; (file = image_file(base, i)); i++) {
-		if (is_file(file, st))
+		if (file_is(file, st))
 			return error_set(reterr, ERROR_OPEN, EINVAL,
 					 "%s: belongs to %s itself; give another file to "
 					 "-o overlay=",
@@ -248,7 +241,7 @@ static bool names_base(const char *path, const char *name, const struct image *b
 
 	if (asprintf(&joined, "%.*s%s", folder_bytes, path, name) < 0)
 		return false;
-	same = stat(joined, &st) == 0 && is_file(image_file(base, 0), &st);
+	same = stat(joined, &st) == 0 && file_is(image_file(base, 0), &st);
 	free(joined);
 	return same;
 }

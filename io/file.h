@@ -98,9 +98,11 @@ int file_open(struct reactor *reactor, const struct file_open_params *params,
 int file_create_virtual(struct reactor *reactor, const char *name, void *priv, uint64_t size_bytes,
 			uint32_t align, bool writable, struct file **ret_file);
 
-/* Is this what stat(2) tells of? */
+/* Is this what stat(2) tells of? A block device is the same by each of its nodes. */
 struct stat;
 bool file_is(const struct file *file, const struct stat *st);
+/* The same for two files of which neither is open. */
+bool file_stats_are_same(const struct stat *a, const struct stat *b);
 
 /* Drops the locks and closes. Nothing may be in flight. NULL is allowed. */
 void file_close(struct file *file);

@@ -189,6 +189,13 @@ void file_close(struct file *file)
 	destroy_file(file);
 }
 
+bool file_stats_are_same(const struct stat *a, const struct stat *b)
+{
+	if (S_ISBLK(a->st_mode) || S_ISBLK(b->st_mode))
+		return S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev;
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
 bool file_is(const struct file *file, const struct stat *st)
 {
 	if (file->is_block_device)

@@ -161,13 +161,6 @@ static bool is_loop(const struct named *named)
 	return file;
 }
 
-static bool is_same(const struct stat *a, const struct stat *b)
-{
-	if (S_ISBLK(a->st_mode) || S_ISBLK(b->st_mode))
-		return S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev;
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
-
 /* Whether the process has opened this file itself. What it has inherited is no such descriptor. */
 static bool is_open_here(const struct stat *wanted)
 {
@@ -180,7 +173,7 @@ static bool is_open_here(const struct stat *wanted)
 		int fd = atoi(entry->d_name), flags = fcntl(fd, F_GETFD);
 
 		found = flags >= 0 && (flags & FD_CLOEXEC) && fstat(fd, &st) == 0 &&
-			is_same(&st, wanted);
+			file_stats_are_same(&st, wanted);
 	}
 	if (dir)
 		closedir(dir);

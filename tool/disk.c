@@ -203,18 +203,11 @@ char *disk_combine_path(const char *path, const char *name)
 	return combined;
 }
 
-static bool same_stat(const struct stat *a, const struct stat *b)
-{
-	if (S_ISBLK(a->st_mode))
-		return S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev;
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
-
 bool disk_same_file(const char *a, const char *b)
 {
 	struct stat x, y;
 
-	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && same_stat(&x, &y));
+	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && file_stats_are_same(&x, &y));
 }
 
 bool disk_has_file(const struct disk *disk, const char *path)
