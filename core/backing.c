@@ -52,6 +52,13 @@ static int check_loop(const struct image *chain, const struct file *file, const 
 	return 0;
 }
 
+static enum file_lock lock_for(const struct chain *chain, bool writable)
+{
+	return writable                      ? FILE_LOCK_WRITE
+	       : chain->options->force_share ? FILE_LOCK_SHARED
+					     : FILE_LOCK_READ;
+}
+
 /* Opens what the user, and not an image, has named. `what` and `option` are for the message. */
 static int coroutine_fn open_given(const struct chain *chain, const char *what, const char *option,
 				   const char *name, bool writable, enum file_lock lock,
@@ -75,9 +82,7 @@ int coroutine_fn backing_open_data_file(struct image *image, const struct chain 
 {
 	const char *name = image->header.data_name;
 	const char *given = chain->top ? NULL : chain->options->data_file;
-	enum file_lock lock = writable                      ? FILE_LOCK_WRITE
-			      : chain->options->force_share ? FILE_LOCK_SHARED
-							    : FILE_LOCK_READ;
+	enum file_lock lock = lock_for(chain, writable);
 	struct file *file;
 	int ret;
 
@@ -162,9 +167,7 @@ static int coroutine_fn open_file_below(const struct image *image, struct chain 
 {
 	struct below below = {.name = image->header.backing_name};
 	const char *given = image == chain->top ? chain->options->backing_file : NULL;
-	enum file_lock lock = writable                      ? FILE_LOCK_WRITE
-			      : chain->options->force_share ? FILE_LOCK_SHARED
-							    : FILE_LOCK_READ;
+	enum file_lock lock = lock_for(chain, writable);
 	int ret;
 
 	/* Writing a part of a cluster would copy the rest of it in from a file that is not below.
