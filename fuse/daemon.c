@@ -7,6 +7,7 @@
 #include "fuse/helper.h"
 #include "fuse/log.h"
 #include "fuse/options.h"
+#include "io/stdio.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -151,10 +152,8 @@ int daemon_leave_folder(const struct daemon *daemon)
 static void close_streams(struct daemon *daemon)
 {
 	fflush(stdout);
-	for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++)
-		dup3(daemon->null_fd, stream, 0);
-	if (daemon->null_fd > STDERR_FILENO)
-		close(daemon->null_fd);
+	stdio_replace(daemon->null_fd);
+	close(daemon->null_fd);
 }
 
 int daemon_ready(struct daemon *daemon)

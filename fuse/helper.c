@@ -15,6 +15,7 @@
 #include "fuse/helper.h"
 
 #include "fuse/mountpoint.h"
+#include "io/stdio.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -217,8 +218,8 @@ static void begin(struct duty *duty)
 	char ident[32];
 	sigset_t all;
 
-	for (int stream = STDIN_FILENO; null_fd >= 0 && stream <= STDERR_FILENO; stream++)
-		dup2(null_fd, stream);
+	if (null_fd >= 0)
+		stdio_replace(null_fd);
 	close_all_but(duty->fd);
 	/* Signals for the whole group, session or unit are the server's business. */
 	setsid();

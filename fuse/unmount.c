@@ -14,6 +14,7 @@
 #include "fuse/log.h"
 #include "fuse/mountpoint.h"
 #include "fuse/stats.h"
+#include "io/stdio.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -201,8 +202,8 @@ static void answer_sync(const struct mount *mount, int fd)
 	struct sync_result result = {0};
 	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	for (int stream = STDIN_FILENO; null_fd >= 0 && stream <= STDERR_FILENO; stream++)
-		dup2(null_fd, stream);
+	if (null_fd >= 0)
+		stdio_replace(null_fd);
 	if (geteuid() == 0 && mount->uid != 0 &&
 	    (setgroups(0, NULL) < 0 || setresgid(mount->gid, mount->gid, mount->gid) < 0 ||
 	     setresuid(mount->uid, mount->uid, mount->uid) < 0))

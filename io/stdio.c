@@ -22,3 +22,9 @@ int stdio_reserve(void)
 	}
 	return 0;
 }
+
+void stdio_replace(int fd)
+{
+	for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++)
+		dup3(fd, stream, 0);
+}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * stdio: the numbers of the standard descriptors stay theirs.
+ * stdio: what the standard descriptors are, and that their numbers stay theirs.
  */
 #ifndef QCOW2FS_IO_STDIO_H
 #define QCOW2FS_IO_STDIO_H
@@ -12,5 +12,8 @@
  * anything is opened. Returns 0 or -errno.
  */
 int stdio_reserve(void);
+
+/* All three become copies of fd, which is above them. */
+void stdio_replace(int fd);
 
 #endif
