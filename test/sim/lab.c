@@ -67,6 +67,35 @@ void lab_run(struct lab *lab)
 	lab->explorer.judge_crashes = true;
 }
 
+struct change_call {
+	struct lab *lab;
+	int coroutine_fn (*change)(struct image *image, void *arg);
+	void *arg;
+	struct lab_change done;
+};
+
+static void coroutine_fn change_main(void *arg)
+{
+	struct image_options options = {.writable = true};
+	struct change_call *call = arg;
+	struct image *image;
+
+	assert_int_equal(
+		image_open(&call->lab->sim.disk->opener, CELL_IMAGE_NAME, &options, &image, NULL),
+		0);
+	call->done.result = call->change(image, call->arg);
+	call->done.close_result = image_close(image);
+}
+
+struct lab_change lab_change(struct lab *lab,
+			     int coroutine_fn (*change)(struct image *image, void *arg), void *arg)
+{
+	struct change_call call = {.lab = lab, .change = change, .arg = arg};
+
+	reactor_run(lab->sim.reactor, change_main, &call);
+	return call.done;
+}
+
 void lab_no_violation(struct lab *lab)
 {
 	if (verdict_failed())

@@ -28,6 +28,14 @@ void lab_explore(struct lab *lab);
 /* The same without crashes. */
 void lab_run(struct lab *lab);
 
+/* What came of a change to the whole image, and of closing it. */
+struct lab_change {
+	int result, close_result;
+};
+/* Opens the image for writing, hands it to `change`, closes it, without crashes. */
+struct lab_change lab_change(struct lab *lab,
+			     int coroutine_fn (*change)(struct image *image, void *arg), void *arg);
+
 /* Fails the test if the verdict has one. */
 void lab_no_violation(struct lab *lab);
 

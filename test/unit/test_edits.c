@@ -258,23 +258,15 @@ static uint8_t *last_entry(struct lab *lab, uint64_t field)
 	return bytes + l2_off + (lab->image.cell->nb_clusters - 1) * 8;
 }
 
-struct refusal {
-	struct lab *lab;
+struct damaged {
 	int coroutine_fn (*change)(struct image *image);
-	int result, close_result;
 };
 
-static void coroutine_fn refuse_main(void *arg)
+static int coroutine_fn change_damaged(struct image *image, void *arg)
 {
-	struct image_options options = {.writable = true};
-	struct refusal *refusal = arg;
-	struct image *image;
+	const struct damaged *damaged = arg;
 
-	refusal->result = image_open(&refusal->lab->sim.disk->opener, CELL_IMAGE_NAME, &options,
-				     &image, NULL);
-	assert_int_equal(refusal->result, 0);
-	refusal->result = refusal->change(image);
-	refusal->close_result = image_close(image);
+	return damaged->change(image);
 }
 
 /* What was raised before the entry came to light is lowered again: nothing has changed. */
@@ -282,15 +274,16 @@ static void refuses_damage(struct bench *bench, uint64_t field,
 			   int coroutine_fn (*change)(struct image *image))
 {
 	struct lab *lab = &bench->lab;
-	struct refusal refusal = {.lab = lab, .change = change};
+	struct damaged damaged = {.change = change};
+	struct lab_change done;
 	uint64_t sound = be64_get(last_entry(lab, field));
 	const struct qcow2_header *header;
 
 	be64_put(last_entry(lab, field), sound + 512);
 	lab->sim.disk->mode = SIM_DIRECT;
-	reactor_run(lab->sim.reactor, refuse_main, &refusal);
-	assert_int_equal(refusal.result, -EIO);
-	assert_int_equal(refusal.close_result, 0);
+	done = lab_change(lab, change_damaged, &damaged);
+	assert_int_equal(done.result, -EIO);
+	assert_int_equal(done.close_result, 0);
 	be64_put(last_entry(lab, field), sound);
 	header = (const struct qcow2_header *)lab->sim.disk->files[0].bytes.data;
 	assert_false(be64_get(&header->incompatible_features) & INCOMPAT_DIRTY);

@@ -93,35 +93,28 @@ static void test_old_name_at_the_end(void **state)
 }
 
 struct refusal {
-	struct lab *lab;
 	const char *name, *format;
-	int result, close_result;
 };
 
-static void coroutine_fn refuse_main(void *arg)
+static int coroutine_fn record(struct image *image, void *arg)
 {
-	struct image_options options = {.writable = true};
-	struct refusal *refusal = arg;
-	struct image *image;
+	const struct refusal *refusal = arg;
 
-	refusal->result = image_open(&refusal->lab->sim.disk->opener, CELL_IMAGE_NAME, &options,
-				     &image, NULL);
-	assert_int_equal(refusal->result, 0);
-	refusal->result = rebase_record(image, refusal->name, refusal->format, NULL);
-	refusal->close_result = image_close(image);
+	return rebase_record(image, refusal->name, refusal->format, NULL);
 }
 
 static void refuses(uint64_t ext_end, const char *name, const char *format, int err)
 {
 	static uint8_t before[CLUSTER];
 	struct lab lab;
-	struct refusal refusal = {.lab = &lab, .name = name, .format = format};
+	struct refusal refusal = {.name = name, .format = format};
+	struct lab_change done;
 
 	open_crowded(&lab, ext_end, CLUSTER - strlen(BASE));
 	memcpy(before, image_bytes(&lab), CLUSTER);
-	reactor_run(lab.sim.reactor, refuse_main, &refusal);
-	assert_int_equal(refusal.result, err);
-	assert_int_equal(refusal.close_result, 0);
+	done = lab_change(&lab, record, &refusal);
+	assert_int_equal(done.result, err);
+	assert_int_equal(done.close_result, 0);
 	assert_memory_equal(image_bytes(&lab), before, CLUSTER);
 	lab_close(&lab);
 }
