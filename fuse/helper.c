@@ -15,6 +15,7 @@
 #include "fuse/helper.h"
 
 #include "fuse/mountpoint.h"
+#include "io/error.h"
 #include "io/stdio.h"
 
 #include <errno.h>
@@ -147,10 +148,7 @@ static int detach(const struct duty *duty, bool lazy)
 
 static void log_line(const struct duty *duty, int priority, char *line)
 {
-	for (char *at = line; *at; at++) {
-		if ((unsigned char)*at < 0x20 || *at == 0x7f)
-			*at = '?';
-	}
+	error_make_printable(line);
 	syslog(priority & LOG_PRIMASK, "%s", line);
 }
 

@@ -18,8 +18,7 @@ static struct error out_of_memory = {
 	.msg = "out of memory",
 };
 
-/* Texts may quote what stands in an image: one line, and nothing that a terminal obeys. */
-static void make_printable(char *text)
+void error_make_printable(char *text)
 {
 	for (; *text; text++)
 		if ((unsigned char)*text < 0x20 || *text == 0x7f)
@@ -37,7 +36,7 @@ static struct error *error_create(enum error_class class, int err, const char *f
 		free(error);
 		return &out_of_memory;
 	}
-	make_printable(error->msg);
+	error_make_printable(error->msg);
 	return error;
 }
 
@@ -65,7 +64,7 @@ void error_prefix(struct error **reterr, const char *fmt, ...)
 	va_end(args);
 	if (len < 0)
 		return; /* the message stays useful without its context */
-	make_printable(prefix);
+	error_make_printable(prefix);
 	if (asprintf(&msg, "%s: %s", prefix, error->msg) >= 0) {
 		free(error->msg);
 		error->msg = msg;

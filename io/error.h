@@ -39,6 +39,12 @@ int error_set(struct error **reterr, enum error_class class, int err, const char
 void error_prefix(struct error **reterr, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/*
+ * Texts may quote what stands in an image: makes one line of it, with nothing that a terminal
+ * obeys. Messages of errors are so already.
+ */
+void error_make_printable(char *text);
+
 /* Frees an error; NULL is allowed. */
 void error_free(struct error *error);
 
