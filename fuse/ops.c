@@ -6,6 +6,7 @@
 #include "fuse/ops.h"
 
 #include "fuse/ops_int.h"
+#include "fuse/zeros.h"
 #include "io/buf.h"
 
 #include <errno.h>
@@ -13,7 +14,6 @@
 #include <linux/fuse.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/statvfs.h>
 
 /* Names never change; attributes of a writable file do, by background work too (st_blocks). */
@@ -573,7 +573,6 @@ static int fill_pool(struct ops *ops)
 int ops_create(const struct ops_params *params, struct ops **ret_ops)
 {
 	struct ops *ops = calloc(1, sizeof(*ops));
-	void *zeros;
 	int res;
 
 	if (!ops)
@@ -581,14 +580,9 @@ int ops_create(const struct ops_params *params, struct ops **ret_ops)
 	ops->params = *params;
 	ops->last_request_ns = stats_now_ns();
 	pthread_mutex_init(&ops->pool_mutex, NULL);
-	/* Reading untouched anonymous memory maps the one zero page of the kernel. */
-	zeros = mmap(NULL, ZERO_AREA_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (zeros == MAP_FAILED) {
-		res = -errno;
-		goto fail;
-	}
-	ops->zeros = zeros;
-	res = fill_pool(ops);
+	res = zeros_map(&ops->zeros);
+	if (res == 0)
+		res = fill_pool(ops);
 	if (res == 0)
 		res = worker_pool_create(NB_ASKERS, &ops->askers);
 	if (res == 0)
@@ -634,8 +628,7 @@ void ops_destroy(struct ops *ops)
 	invalidators_stop(ops);
 	worker_pool_destroy(ops->askers);
 	free_pool(ops);
-	if (ops->zeros)
-		munmap((void *)ops->zeros, ZERO_AREA_BYTES);
+	zeros_unmap(ops->zeros);
 	pthread_mutex_destroy(&ops->pool_mutex);
 	free(ops);
 }

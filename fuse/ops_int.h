@@ -21,8 +21,6 @@
  */
 #define READ_BYTES_MAX (16u << 20)
 #define READ_BYTES_MAX_PER_FILE (8u << 20)
-/* Length of the area of zeros that answers point to. */
-#define ZERO_AREA_BYTES (1u << 20)
 
 /* Changes that wait for the page cache to be emptied; see ops_invalidate.c. */
 struct invalidator {
@@ -45,7 +43,7 @@ struct ops {
 	_Atomic bool closing;
 	_Atomic unsigned nb_opens;
 	_Atomic uint64_t last_request_ns;
-	const char *zeros;                                /* ZERO_AREA_BYTES, never written */
+	const char *zeros;                                /* zeros_map() */
 	struct invalidator invalidators[NB_INVALIDATORS]; /* the second one is for direct writes */
 	struct worker_pool *askers; /* ask the host's file system, which may take its time */
 	struct log_limit error_limit;

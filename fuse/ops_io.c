@@ -9,6 +9,7 @@
  * out one after the other, and the first has woken the client's CPU for all of them.
  */
 #include "fuse/ops_int.h"
+#include "fuse/zeros.h"
 #include "io/buf.h"
 #include "io/worker.h"
 
@@ -96,8 +97,8 @@ static bool build_reply(struct read_reply *reply, const struct ops *ops,
 			*iov = (struct iovec){.iov_base = piece->iov_base, .iov_len = left};
 			if (!piece->iov_base) {
 				iov->iov_base = (void *)ops->zeros;
-				if (left > ZERO_AREA_BYTES)
-					iov->iov_len = ZERO_AREA_BYTES;
+				if (left > ZEROS_BYTES)
+					iov->iov_len = ZEROS_BYTES;
 			}
 			left -= iov->iov_len;
 			reply->nb_iov++;
