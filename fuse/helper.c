@@ -15,8 +15,8 @@
 #include "fuse/helper.h"
 
 #include "fuse/mountpoint.h"
-#include "io/error.h"
 #include "io/stdio.h"
+#include "io/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -148,7 +148,7 @@ static int detach(const struct duty *duty, bool lazy)
 
 static void log_line(const struct duty *duty, int priority, char *line)
 {
-	error_make_printable(line);
+	text_make_printable(line);
 	syslog(priority & LOG_PRIMASK, "%s", line);
 }
 

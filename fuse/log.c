@@ -9,6 +9,7 @@
 #include "fuse/log.h"
 
 #include "fuse/helper.h"
+#include "io/text.h"
 #include "io/thread.h"
 
 #include <errno.h>
@@ -247,6 +248,7 @@ void log_print(enum log_level level, const char *fmt, ...)
 	va_end(ap);
 	if (res < 0)
 		return;
+	text_make_printable(text);
 	line.len = (size_t)res < sizeof(text) ? (unsigned)res : sizeof(text) - 1;
 	if (queue.started)
 		enqueue(&line, text);

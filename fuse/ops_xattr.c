@@ -7,6 +7,7 @@
  */
 #include "fuse/ops_int.h"
 #include "fuse/sandbox.h"
+#include "io/text.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -19,22 +20,6 @@
 #define PREFIX "user.qcow2fs."
 /* A value may grow between asking for its size and fetching it. */
 #define GROWTH_BYTES 512u
-
-static void print_json_string(const char *text, FILE *out)
-{
-	fputc('"', out);
-	for (; *text; text++) {
-		unsigned char c = (unsigned char)*text;
-
-		if (c == '"' || c == '\\')
-			fprintf(out, "\\%c", c);
-		else if (c < 0x20)
-			fprintf(out, "\\u%04x", c);
-		else
-			fputc(c, out);
-	}
-	fputc('"', out);
-}
 
 static void print_image(const struct request *request, FILE *out)
 {
@@ -80,7 +65,7 @@ static void print_file_stats(const struct file *file, FILE *out)
 	const struct file_stats *stats = &file->stats;
 
 	fputs("{\"name\": ", out);
-	print_json_string(file->name, out);
+	text_print_json(out, file->name);
 	fprintf(out,
 		", \"path\": \"%s\", \"block_size\": %" PRIu32 ", \"reads\": %" PRIu64
 		", \"read_bytes\": %" PRIu64 ", \"writes\": %" PRIu64

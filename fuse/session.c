@@ -16,6 +16,7 @@
 #include "fuse/transport_uring.h"
 #include "io/buf.h"
 #include "io/engine_uring.h"
+#include "io/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -340,21 +341,24 @@ static void describe_node(const struct session *session, const struct node *node
 	const struct image_info *info = image_info(image);
 	const struct file *file;
 
-	printf("%s on %s%s%s: %" PRIu64 " bytes, clusters of %u, version %u, %s\n",
-	       node->disk->host_path,
-	       session->mountpoint ? session->mountpoint : session->options->mountpoint,
-	       session->single_file ? "" : "/", node->name, info->virtual_size, info->cluster_size,
-	       info->version, info->writable ? "writable" : "read-only");
-	for (unsigned layer = 0; (file = image_file(image, layer)); layer++)
-		printf("  %s %s (%s, blocks of %u)\n", layer ? "backed by" : "stored in",
-		       file->name,
+	text_print(stdout, "%s on %s%s%s", node->disk->host_path,
+		   session->mountpoint ? session->mountpoint : session->options->mountpoint,
+		   session->single_file ? "" : "/", node->name);
+	printf(": %" PRIu64 " bytes, clusters of %u, version %u, %s\n", info->virtual_size,
+	       info->cluster_size, info->version, info->writable ? "writable" : "read-only");
+	for (unsigned layer = 0; (file = image_file(image, layer)); layer++) {
+		text_print(stdout, "  %s %s", layer ? "backed by" : "stored in", file->name);
+		printf(" (%s, blocks of %u)\n",
 		       file->path == FILE_DIRECT     ? "direct I/O"
 		       : file->path == FILE_BUFFERED ? "through the page cache"
 						     : "in memory",
 		       file->align);
+	}
 	file = image_data_file(image, 0);
-	if (file)
-		printf("  data in %s\n", file->name);
+	if (file) {
+		text_print(stdout, "  data in %s", file->name);
+		putchar('\n');
+	}
 }
 
 static void describe(const struct session *session)

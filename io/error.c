@@ -7,6 +7,8 @@
  */
 #include "io/error.h"
 
+#include "io/text.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,13 +19,6 @@ static struct error out_of_memory = {
 	.err = ENOMEM,
 	.msg = "out of memory",
 };
-
-void error_make_printable(char *text)
-{
-	for (; *text; text++)
-		if ((unsigned char)*text < 0x20 || *text == 0x7f)
-			*text = '?';
-}
 
 static struct error *error_create(enum error_class class, int err, const char *fmt, va_list args)
 {
@@ -36,7 +31,7 @@ static struct error *error_create(enum error_class class, int err, const char *f
 		free(error);
 		return &out_of_memory;
 	}
-	error_make_printable(error->msg);
+	text_make_printable(error->msg);
 	return error;
 }
 
@@ -64,7 +59,7 @@ void error_prefix(struct error **reterr, const char *fmt, ...)
 	va_end(args);
 	if (len < 0)
 		return; /* the message stays useful without its context */
-	error_make_printable(prefix);
+	text_make_printable(prefix);
 	if (asprintf(&msg, "%s: %s", prefix, error->msg) >= 0) {
 		free(error->msg);
 		error->msg = msg;

@@ -25,7 +25,7 @@ enum error_class {
 struct error {
 	enum error_class class;
 	int err;   /* positive errno value, 0 when none applies */
-	char *msg; /* one line without a trailing newline */
+	char *msg; /* one line without a trailing newline, printable (io/text.h) */
 };
 
 /*
@@ -38,12 +38,6 @@ int error_set(struct error **reterr, enum error_class class, int err, const char
 /* Puts "text: " before the message of *reterr, if there is one. */
 void error_prefix(struct error **reterr, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
-
-/*
- * Texts may quote what stands in an image: makes one line of it, with nothing that a terminal
- * obeys. Messages of errors are so already.
- */
-void error_make_printable(char *text);
 
 /* Frees an error; NULL is allowed. */
 void error_free(struct error *error);

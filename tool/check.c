@@ -4,6 +4,7 @@
  * `qemu-img check`.
  */
 #include "core/check.h"
+#include "io/text.h"
 #include "tool/disk.h"
 #include "tool/json.h"
 
@@ -22,7 +23,8 @@ enum {
 static void print_finding(void *ctx, const char *line)
 {
 	/* JSON has standard output for itself. */
-	fprintf(ctx, "%s\n", line);
+	text_print(ctx, "%s", line);
+	fputc('\n', ctx);
 }
 
 static void print_json(const char *path, const struct check_report *report)

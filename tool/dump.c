@@ -9,6 +9,7 @@
 #include "core/checked.h"
 #include "core/refcount.h"
 #include "io/buf.h"
+#include "io/text.h"
 #include "tool/bitmaps.h"
 #include "tool/json.h"
 #include "tool/tables.h"
@@ -86,7 +87,17 @@ static void put_text(struct dump *d, const char *name, const char *value)
 	if (d->as_json)
 		json_string(&d->json, name, value);
 	else
-		printf(" %s \"%s\"", name, value);
+		text_print(stdout, " %s \"%s\"", name, value);
+}
+
+/* A text without an end. */
+static void put_bytes(struct dump *d, const char *name, const uint8_t *bytes, size_t nb)
+{
+	char *text = strndup((const char *)bytes, nb);
+
+	if (text)
+		put_text(d, name, text);
+	free(text);
 }
 
 static void put_flag(struct dump *d, const char *name, bool value)
@@ -151,8 +162,10 @@ static int coroutine_fn dump_header(struct dump *d)
 	}
 	if (d->as_json)
 		json_close_object(&d->json);
-	else if (d->t->header.backing_name)
-		printf("  %-24s \"%s\"\n", "backing_file", d->t->header.backing_name);
+	else if (d->t->header.backing_name) {
+		text_print(stdout, "  %-24s \"%s\"", "backing_file", d->t->header.backing_name);
+		putchar('\n');
+	}
 	return 0;
 }
 
@@ -183,7 +196,6 @@ static int coroutine_fn dump_extensions(struct dump *d)
 	section(d, "extensions");
 	for (uint64_t index = 0; !ret && off <= size - 8; index++) {
 		uint32_t type = be32_get(cluster + off), len = be32_get(cluster + off + 4);
-		char text[64];
 
 		if (type == EXT_END || len > size - off - 8)
 			break;
@@ -194,10 +206,8 @@ static int coroutine_fn dump_extensions(struct dump *d)
 			put_text(d, "name", extension_name(type));
 			put_hex(d, "offset", off);
 			put_uint(d, "length", len);
-			if (type == EXT_BACKING_FORMAT || type == EXT_DATA_FILE) {
-				snprintf(text, sizeof(text), "%.*s", (int)len, cluster + off + 8);
-				put_text(d, "value", text);
-			}
+			if (type == EXT_BACKING_FORMAT || type == EXT_DATA_FILE)
+				put_bytes(d, "value", cluster + off + 8, len);
 			row_end(d);
 		}
 		off += 8 + round_up(len, 8);

@@ -6,6 +6,7 @@
  * is not opened without --backing-chain.
  */
 #include "core/backing.h"
+#include "io/text.h"
 #include "tool/bitmaps.h"
 #include "tool/disk.h"
 #include "tool/json.h"
@@ -172,6 +173,13 @@ static void print_json(struct json *json, const struct layer_facts *facts)
 
 /* ---- text ---- */
 
+/* `value` is as the image has it. */
+static void print_line(const char *label, const char *value)
+{
+	text_print(stdout, "%s: %s", label, value);
+	putchar('\n');
+}
+
 static const char *yes_no(bool value)
 {
 	return value ? "true" : "false";
@@ -198,14 +206,14 @@ static void print_specific(const struct layer_facts *facts)
 			printf("                [%u]: in-use\n", nb_flags++);
 		if (bitmap->flags & BITMAP_FLAG_AUTO)
 			printf("                [%u]: auto\n", nb_flags);
-		printf("            name: %s\n            granularity: %llu\n", bitmap->name,
-		       1ull << (bitmap->granularity_bits & 63));
+		print_line("            name", bitmap->name);
+		printf("            granularity: %llu\n", 1ull << (bitmap->granularity_bits & 63));
 	}
 	printf("    refcount bits: %u\n", 1u << h->refcount_order);
 	if (h->version < 3)
 		return;
 	if (h->data_name)
-		printf("    data file: %s\n", h->data_name);
+		print_line("    data file", h->data_name);
 	if (h->incompatible_features & INCOMPAT_DATA_FILE)
 		printf("    data file raw: %s\n",
 		       yes_no(h->autoclear_features & AUTOCLEAR_DATA_FILE_RAW));
@@ -219,22 +227,22 @@ static void print_text(const struct layer_facts *facts)
 	const struct header *h = &facts->header;
 	char virtual_size[32], disk_size[32];
 
-	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
-	       facts->path, facts->raw ? "raw" : "qcow2",
-	       tool_human_size(facts->virtual_size, virtual_size), facts->virtual_size,
-	       tool_human_size(facts->actual_bytes, disk_size));
+	print_line("image", facts->path);
+	printf("file format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
+	       facts->raw ? "raw" : "qcow2", tool_human_size(facts->virtual_size, virtual_size),
+	       facts->virtual_size, tool_human_size(facts->actual_bytes, disk_size));
 	if (facts->raw)
 		return;
 	printf("cluster_size: %u\n", 1u << h->cluster_bits);
 	if (h->incompatible_features & INCOMPAT_DIRTY)
 		printf("cleanly shut down: no\n");
 	if (h->backing_name) {
-		printf("backing file: %s", h->backing_name);
+		text_print(stdout, "backing file: %s", h->backing_name);
 		if (facts->full_backing && strcmp(facts->full_backing, h->backing_name))
-			printf(" (actual path: %s)", facts->full_backing);
-		printf("\n");
+			text_print(stdout, " (actual path: %s)", facts->full_backing);
+		putchar('\n');
 		if (h->backing_format)
-			printf("backing file format: %s\n", h->backing_format);
+			print_line("backing file format", h->backing_format);
 	}
 	if (facts->snapshots.nb) {
 		printf("Snapshot list:\n");

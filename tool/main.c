@@ -187,8 +187,7 @@ static int run_words(int argc, char **argv)
 	}
 	run.tool.command = find_command(argv[1]);
 	if (!run.tool.command) {
-		fprintf(stderr, "qcow2tool: %s: no such command; try 'qcow2tool --help'\n",
-			argv[1]);
+		tool_say(argv[1], "no such command; try 'qcow2tool --help'");
 		return STATUS_USAGE;
 	}
 	if (wants_help(run.argc, run.argv)) {

@@ -2,6 +2,7 @@
 /*
  * map: which guest ranges hold what, where: the lines and fields of `qemu-img map`.
  */
+#include "io/text.h"
 #include "tool/disk.h"
 
 #include <errno.h>
@@ -51,8 +52,9 @@ static void print_text(struct map_run *run, const struct entry *e)
 		file = image_file(image, e->depth);
 	if (e->has_offset)
 		snprintf(offset, sizeof(offset), "%#" PRIx64, e->offset);
-	printf("%#-16" PRIx64 "%#-16" PRIx64 "%-16s%s\n", e->start, e->len_bytes, offset,
-	       file->name);
+	text_print(stdout, "%#-16" PRIx64 "%#-16" PRIx64 "%-16s%s", e->start, e->len_bytes, offset,
+		   file->name);
+	putchar('\n');
 }
 
 static void print_entry(struct map_run *run, const struct entry *e)

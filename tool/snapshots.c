@@ -4,6 +4,7 @@
  */
 #include "tool/snapshots.h"
 
+#include "io/text.h"
 #include "tool/tool.h"
 
 #include <inttypes.h>
@@ -38,8 +39,9 @@ static void print_line(const struct snapshot *snapshot)
 		 (unsigned)(snapshot->vm_clock_nsec / 1000000 % 1000));
 	if (snapshot->icount != UINT64_MAX)
 		snprintf(icount, sizeof(icount), "%" PRIu64, snapshot->icount);
-	printf("%-10s%-17s %7s %20s %12s %10s\n", snapshot->id, snapshot->name,
-	       tool_human_size(snapshot->vm_state_bytes, size), date, clock, icount);
+	text_print(stdout, "%-10s%-17s %7s %20s %12s %10s", snapshot->id, snapshot->name,
+		   tool_human_size(snapshot->vm_state_bytes, size), date, clock, icount);
+	putchar('\n');
 }
 
 void snapshots_print_text(const struct snapshot_list *list)

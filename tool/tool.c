@@ -5,6 +5,7 @@
 #include "tool/tool.h"
 
 #include "core/checked.h"
+#include "io/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -23,9 +24,9 @@ void tool_say(const char *path, const char *fmt, ...)
 	va_list args;
 
 	fflush(stdout);
-	fprintf(stderr, "qcow2tool: %s: ", path);
+	text_print(stderr, "qcow2tool: %s: ", path);
 	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
+	text_vprint(stderr, fmt, args);
 	va_end(args);
 	fputc('\n', stderr);
 }
@@ -64,7 +65,7 @@ int tool_usage(const struct tool *tool, const char *fmt, ...)
 
 	fprintf(stderr, "qcow2tool: %s: ", tool->command->name);
 	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
+	text_vprint(stderr, fmt, args);
 	va_end(args);
 	fprintf(stderr, "\nusage: qcow2tool %s %s\n", tool->command->name,
 		tool->command->arguments);

@@ -8,6 +8,7 @@
  * trusted to be well-formed.
  */
 #include "io/co_sync.h"
+#include "io/text.h"
 #include "tool/json.h"
 #include "tool/tool.h"
 
@@ -222,19 +223,9 @@ static void print_header(void)
 	       "REFC %", "ALLOC/s", "FALLB", "QUEUE");
 }
 
-/* A name may hold anything that a file's name may. */
-static void print_name(const char *name)
-{
-	int width = 0;
-
-	for (; *name; name++, width++)
-		putchar((unsigned char)*name < 0x20 || *name == 0x7f ? '?' : *name);
-	printf("%*s", width < 16 ? 16 - width : 0, "");
-}
-
 static void print_file(const struct top *top, const struct watched *file)
 {
-	print_name(file->name);
+	text_print(stdout, "%-16s", file->name);
 	printf(" %9.0f %8.1f %8.0f %8.0f", rate(top, file, READS),
 	       rate(top, file, READ_BYTES) / 1e6, latency_us(file, "read", "p50"),
 	       latency_us(file, "read", "p99"));
