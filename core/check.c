@@ -32,16 +32,20 @@
 
 /* ---- findings ---- */
 
-static void say(const struct check *check, const char *kind, const char *fmt, va_list args)
+static void say_line(const struct check *check, const char *kind, const char *fmt, va_list args)
 {
 	char line[LINE_BYTES];
-	int at;
+	int at = snprintf(line, sizeof(line), "%s%s: ", check->prefix, kind);
 
-	if (!check->prefix || !check->options->say)
-		return;
-	at = snprintf(line, sizeof(line), "%s%s: ", check->prefix, kind);
 	vsnprintf(line + at, sizeof(line) - at, fmt, args);
 	check->options->say(check->options->ctx, line);
+}
+
+/* Millions of findings that nobody wants to hear must not cost a line each. */
+static void say(const struct check *check, const char *kind, const char *fmt, va_list args)
+{
+	if (check->prefix && check->options->say)
+		say_line(check, kind, fmt, args);
 }
 
 void check_corruption(struct check *check, uint64_t times, const char *fmt, ...)

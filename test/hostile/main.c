@@ -188,6 +188,7 @@ static void add_up(struct share *sum, const struct share *share)
 		to->peak_bytes = from->peak_bytes;
 	if (from->slowest_ns > to->slowest_ns) {
 		to->slowest_ns = from->slowest_ns;
+		to->slowest_phase = from->slowest_phase;
 		memcpy(to->slowest, from->slowest, sizeof(to->slowest));
 	}
 	qemu_add_up(&sum->qemu, &share->qemu);
@@ -203,9 +204,10 @@ static void print_sum(const struct work *work, const struct share *sum, unsigned
 	       (unsigned long long)tally->nb_opened, (unsigned long long)tally->nb_read_ok,
 	       (unsigned long long)tally->nb_sound, (unsigned long long)tally->nb_writable,
 	       (unsigned long long)tally->nb_written, nb_deaths);
-	printf("measured: at most %llu MiB beside the image; slowest %llu ms: %s\n",
+	printf("measured: at most %llu MiB beside the image; slowest phase %llu ms: \"%s\" of %s\n",
 	       (unsigned long long)tally->peak_bytes >> 20,
-	       (unsigned long long)tally->slowest_ns / 1000000, tally->slowest);
+	       (unsigned long long)tally->slowest_ns / 1000000,
+	       tally->slowest_phase ? tally->slowest_phase : "none", tally->slowest);
 	if (work->options->qemu_folder)
 		qemu_print(&sum->qemu);
 }

@@ -36,7 +36,7 @@ struct tally {
 	uint64_t nb_trials, nb_opened, nb_read_ok, nb_sound, nb_writable, nb_written;
 	uint64_t peak_bytes, slowest_ns;
 	char slowest[96];
-	const char *phase; /* under way; a constant text */
+	const char *slowest_phase, *phase; /* the latter under way; constant texts */
 };
 
 struct trial {
