@@ -168,19 +168,46 @@ static int coroutine_fn data_barrier(struct writer *writer)
 	return ret ? ret : barrier(writer);
 }
 
+/* Where what is in use ends, as far as the list of what was given back tells. */
+static uint64_t end_of_use(const struct writer *writer)
+{
+	const struct run_list *list = &writer->free_runs;
+	unsigned bits = writer->image->cluster_bits;
+	uint64_t end = writer->zero_from >> bits;
+	size_t i = 0;
+
+	/* In no order: with each run that ends there, the one before it is looked for anew. */
+	while (i < list->nb) {
+		const struct cluster_run *run = &list->runs[i++];
+
+		if (run->first + run->nb == end) {
+			end = run->first;
+			i = 0;
+		}
+	}
+	return end << bits;
+}
+
 /*
  * Clusters may have been handed out that nothing was written to, because they read as zeros
- * anyway. The file is extended over them before anything points there.
+ * anyway. The file is extended over them before anything points there. Where it cannot become so
+ * long (a limit of its file system or of the process), writes have failed as well and given their
+ * clusters back: nothing points to those.
  */
 static int coroutine_fn extend_file(struct writer *writer)
 {
 	struct file *file = writer->image->file;
+	uint64_t end = writer->zero_from, size = cluster_size(writer->image);
+	int ret;
 
 	/* Only the last cluster of a file may be incomplete. */
-	if (file->is_block_device ||
-	    writer->zero_from < file->size_bytes + cluster_size(writer->image))
+	if (file->is_block_device || end < file->size_bytes + size)
 		return 0;
-	return file_truncate(file, writer->zero_from);
+	ret = file_truncate(file, end);
+	if (!ret || end_of_use(writer) == end)
+		return ret;
+	end = end_of_use(writer);
+	return end < file->size_bytes + size ? 0 : file_truncate(file, end);
 }
 
 static int coroutine_fn store_and_bar(struct writer *writer, struct store_set *set)
