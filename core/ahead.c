@@ -4,6 +4,7 @@
  */
 #include "core/ahead.h"
 
+#include "core/alloc.h"
 #include "core/refcount.h"
 
 #define AHEAD_CLUSTERS_MAX 32u
@@ -95,8 +96,7 @@ static void coroutine_fn give_back(struct writer *writer)
 		return;
 	if (writer->tail == first + nb)
 		writer->tail = first;
-	else
-		writer->scan = min_u64(writer->scan, first);
+	alloc_scan_again(writer, first);
 }
 
 void coroutine_fn ahead_give_back(struct writer *writer)

@@ -6,7 +6,8 @@
  * what a scan of the refcounts finds (it goes on where it stopped and looks at a bounded
  * number of slices per call), and the end of the file (tail). So that no allocation
  * scans the whole table, however fragmented the image is. What ahead.h keeps goes first. A block
- * device has no end to go on at: there the scan looks at everything.
+ * device has no end to go on at: there the scan looks at everything. When it has found nothing, it
+ * begins again where something is freed, not from the start.
  *
  * A range without a refcount block gets one from its first cluster, which describes
  * itself; beyond the refcount table's end a larger table is written next to the blocks
@@ -266,7 +267,15 @@ static int coroutine_fn add_block(struct writer *writer, uint64_t cluster)
 struct search {
 	uint64_t nb_min, nb_max;
 	uint64_t first, nb; /* the run found so far */
+	uint64_t nb_passed; /* in the longest run that was too short */
 };
+
+/* The run that ends here is too short. */
+static void pass_by(struct search *s)
+{
+	s->nb_passed = max_u64(s->nb_passed, s->nb);
+	s->nb = 0;
+}
 
 /* Looks through one slice from `cluster` on; true when the run is complete. */
 static bool search_slice(struct search *s, const uint8_t *data, unsigned order, uint64_t base,
@@ -276,7 +285,7 @@ static bool search_slice(struct search *s, const uint8_t *data, unsigned order, 
 		if (refcount_decode(data, cluster - base, order)) {
 			if (s->nb >= s->nb_min)
 				return true;
-			s->nb = 0;
+			pass_by(s);
 			continue;
 		}
 		if (!s->nb)
@@ -295,23 +304,24 @@ static int coroutine_fn search_range(struct writer *writer, struct search *s, ui
 				     uint64_t limit, unsigned nb_slices)
 {
 	uint64_t cluster = *cursor;
+	int ret = 0;
 
 	s->nb = 0;
 	while (cluster < limit && nb_slices--) {
 		struct slice *slice;
 		uint64_t base, end;
 		bool complete;
-		int ret = refcount_get_slice(writer, cluster, &slice, &base);
 
+		ret = refcount_get_slice(writer, cluster, &slice, &base);
 		if (ret)
-			return ret;
+			break;
 		if (!slice) {
 			if (s->nb >= s->nb_min)
 				break;
-			s->nb = 0;
+			pass_by(s);
 			ret = add_block(writer, cluster);
 			if (ret)
-				return ret;
+				break;
 			continue;
 		}
 		end = min_u64(base + refcount_per_slice(writer), limit);
@@ -322,13 +332,14 @@ static int coroutine_fn search_range(struct writer *writer, struct search *s, ui
 		if (complete)
 			break;
 	}
-	if (s->nb >= s->nb_min) {
+	if (!ret && s->nb >= s->nb_min) {
 		*cursor = s->first + s->nb;
 		return 1;
 	}
-	/* A run that is too short yet begins anew where it began. */
+	/* A run that is too short yet begins anew where it began; what failed is tried again there.
+	 */
 	*cursor = s->nb ? s->first : cluster;
-	return 0;
+	return ret;
 }
 
 /* Takes from what was freed. Returns 1 when found, 0 when not, or -errno. */
@@ -364,32 +375,36 @@ static int coroutine_fn search_freed(struct writer *writer, struct search *s)
 	return 0;
 }
 
-static int coroutine_fn search_file(struct writer *writer, struct search *s)
+/*
+ * Looks for one cluster, or for several in a row: what is too short for these is left to others.
+ * Each goes on where the last one stopped, so that nothing is looked at again in vain.
+ */
+static int coroutine_fn scan_up_to(struct writer *writer, struct search *s, uint64_t limit,
+				   unsigned nb_slices)
 {
-	int ret = 0;
+	int ret;
 
-	if (writer->scan < writer->tail)
-		ret = search_range(writer, s, &writer->scan, writer->tail, SCAN_SLICES_MAX);
-	if (!ret)
-		ret = search_range(writer, s, &writer->tail, nb_host_clusters(writer), UINT32_MAX);
+	if (s->nb_min == 1)
+		return search_range(writer, s, &writer->scan, limit, nb_slices);
+	if (s->nb_min < writer->nb_in_row)
+		writer->scan_rows = writer->nb_in_row = 0; /* short ones will do */
+	s->nb_passed = 0;
+	ret = search_range(writer, s, &writer->scan_rows, limit, nb_slices);
+	writer->nb_in_row = max_u64(writer->nb_in_row, s->nb_passed + 1);
 	return ret;
-}
-
-/* Runs that are too short are passed by, but left to those who want one cluster. */
-static int coroutine_fn search_device(struct writer *writer, struct search *s)
-{
-	uint64_t start = 0;
-	uint64_t *cursor = s->nb_min > 1 ? &start : &writer->scan;
-
-	return search_range(writer, s, cursor, nb_host_clusters(writer), UINT32_MAX);
 }
 
 static int coroutine_fn search(struct writer *writer, struct search *s)
 {
+	uint64_t end = nb_host_clusters(writer);
 	int ret = search_freed(writer, s);
 
-	if (!ret)
-		ret = is_on_device(writer) ? search_device(writer, s) : search_file(writer, s);
+	if (!ret && is_on_device(writer))
+		ret = scan_up_to(writer, s, end, UINT32_MAX);
+	else if (!ret)
+		ret = scan_up_to(writer, s, writer->tail, SCAN_SLICES_MAX);
+	if (!ret && !is_on_device(writer))
+		ret = search_range(writer, s, &writer->tail, end, UINT32_MAX);
 	if (!ret)
 		return nothing_left(writer);
 	return ret < 0 ? ret : 0;
@@ -497,6 +512,20 @@ int coroutine_fn alloc_clusters(struct writer *writer, uint64_t nb_min, uint64_t
 
 /* ---- giving back ---- */
 
+/* What is free now at `first` may complete a row that begins below. */
+static void scan_rows_again(struct writer *writer, uint64_t first)
+{
+	uint64_t nb = min_u64(writer->nb_in_row, first + 1);
+
+	writer->scan_rows = min_u64(writer->scan_rows, first + 1 - nb);
+}
+
+void alloc_scan_again(struct writer *writer, uint64_t first)
+{
+	writer->scan = min_u64(writer->scan, first);
+	scan_rows_again(writer, first);
+}
+
 void alloc_remember_free(struct writer *writer, uint64_t first, uint64_t nb)
 {
 	struct run_list *list = &writer->free_runs;
@@ -506,6 +535,7 @@ void alloc_remember_free(struct writer *writer, uint64_t first, uint64_t nb)
 		writer->scan = min_u64(writer->scan, first); /* the scan will find them */
 	else
 		run_list_add(list, first, nb);
+	scan_rows_again(writer, first);
 }
 
 void coroutine_fn alloc_undo(struct writer *writer, uint64_t host_off, uint64_t nb)

@@ -22,6 +22,8 @@ void coroutine_fn alloc_undo(struct writer *writer, uint64_t host_off, uint64_t 
 
 /* Remembers clusters of refcount 0 for reuse. The caller holds alloc_mutex. */
 void alloc_remember_free(struct writer *writer, uint64_t first, uint64_t nb);
+/* Clusters from `first` on have refcount 0 again: they are to be found. The same. */
+void alloc_scan_again(struct writer *writer, uint64_t first);
 
 /* Writes zeros over one cluster that is to become a table. 0 or -errno. */
 int coroutine_fn alloc_zero_cluster(struct writer *writer, uint64_t host_off, enum io_tag tag);

@@ -66,7 +66,9 @@ struct writer {
 	struct co_mutex alloc_mutex;
 	struct run_list free_runs; /* freed since opening, to be reused first */
 	uint64_t scan;             /* clusters below have been looked at */
-	uint64_t tail;             /* where to go on when looking takes too long */
+	/* The same for who needs several in a row: below, there are fewer free ones in each row. */
+	uint64_t scan_rows, nb_in_row;
+	uint64_t tail;      /* where to go on when looking takes too long */
 	uint64_t zero_from; /* host bytes from here on have never been handed out or written */
 	struct ahead ahead;
 

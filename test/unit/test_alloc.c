@@ -6,6 +6,7 @@
 #include "test/sim/disk.h"
 #include "test/unit/hand_image.h"
 
+#include "core/ahead.h"
 #include "core/alloc.h"
 #include "core/refcount.h"
 
@@ -322,6 +323,91 @@ CO_TEST(test_device_is_used_up)
 	close_image();
 }
 
+/* What was taken ahead up to the device's end is there again when it is given back. */
+CO_TEST(test_device_gets_back_what_was_taken_ahead)
+{
+	new_image();
+	open_device();
+	image->writer->ahead.nb_flushes = 2;
+	expect_alloc(1, 1, HAND_DATA, 1, false);
+	assert_int_equal(image->writer->ahead.nb, NB_FILE - HAND_DATA - 1);
+	ahead_give_back(image->writer);
+	expect_alloc(1, NB_FILE, HAND_DATA + 1, NB_FILE - HAND_DATA - 1, false);
+	expect_failure(ENOSPC);
+	close_image();
+}
+
+/* ---- a full device, again and again ---- */
+
+/* Its first nb_blocks ranges are in use; every fourth cluster from 256 on is free if `holes`. */
+static void new_large_image(unsigned nb_blocks, unsigned nb_clusters, bool holes)
+{
+	bytes = hand_image("a", 3, 9, nb_clusters, 64 * CLUSTER);
+	for (unsigned block = 0; block < nb_blocks; block++) {
+		unsigned cluster = block ? HAND_DATA + block : HAND_REFBLOCK;
+
+		be64_put(bytes + HAND_REFTABLE * CLUSTER + block * 8, cluster * CLUSTER);
+		for (unsigned i = 0; i < 256; i++)
+			be16_put(bytes + cluster * CLUSTER + i * 2,
+				 !holes || block == 0 || i % 4 != 3);
+	}
+}
+
+/* How many slices of refcounts a request for nb clusters looks at that fails. */
+static uint64_t coroutine_fn count_looks(uint64_t nb)
+{
+	const struct cache *cache = &image->writer->ref_cache;
+	uint64_t before = cache->hits + cache->misses, host_off, got;
+	bool zero;
+
+	assert_int_equal(alloc_clusters(image->writer, nb, nb, &host_off, &got, &zero), -ENOSPC);
+	return cache->hits + cache->misses - before;
+}
+
+CO_TEST(test_full_device_is_looked_at_once)
+{
+	new_large_image(32, 32 * 256, false);
+	open_device();
+	assert_in_range(count_looks(3), 32, UINT64_MAX);
+	assert_in_range(count_looks(3), 0, 2);
+	assert_in_range(count_looks(2), 0, 2);
+	assert_in_range(count_looks(1), 32, UINT64_MAX);
+	assert_in_range(count_looks(1), 0, 2);
+	close_image();
+}
+
+/* Rows that are too short are not looked at again, unless they have grown. */
+CO_TEST(test_rows_on_a_full_device)
+{
+	new_large_image(32, 32 * 256, true);
+	open_device();
+	assert_in_range(count_looks(2), 32, UINT64_MAX);
+	assert_in_range(count_looks(2), 0, 2);
+	assert_in_range(count_looks(3), 0, 2);
+	alloc_undo(image->writer, (300 + 2) * CLUSTER, 1); /* beside 303 */
+	expect_alloc(2, 2, 302, 2, false);
+	count_looks(2); /* from there on */
+	assert_in_range(count_looks(2), 0, 2);
+	alloc_undo(image->writer, 4096 * CLUSTER, 1); /* behind 4095 */
+	alloc_undo(image->writer, 4097 * CLUSTER, 2); /* before 4099 */
+	expect_alloc(4, 9, 4095, 5, false);
+	expect_alloc(1, 1, 259, 1, false); /* single ones were left */
+	close_image();
+}
+
+/* No room for a larger refcount table: that is found out without looking from the start. */
+CO_TEST(test_no_room_for_a_refcount_table)
+{
+	new_large_image(64, 64 * 256 + 2, false);
+	open_device();
+	assert_in_range(count_looks(1), 64, UINT64_MAX);
+	assert_in_range(count_looks(1), 0, 4);
+	alloc_undo(image->writer, 300 * CLUSTER, 1);
+	expect_alloc(1, 1, 300, 1, false);
+	assert_in_range(count_looks(1), 0, 4);
+	close_image();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -339,6 +425,10 @@ int main(void)
 		HAND_TEST(test_partly_allocated_cluster_is_reserved_whole),
 		HAND_TEST(test_device_ends),
 		HAND_TEST(test_device_is_used_up),
+		HAND_TEST(test_device_gets_back_what_was_taken_ahead),
+		HAND_TEST(test_full_device_is_looked_at_once),
+		HAND_TEST(test_rows_on_a_full_device),
+		HAND_TEST(test_no_room_for_a_refcount_table),
 	};
 
 	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
