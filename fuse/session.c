@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -39,6 +40,8 @@
 #endif
 
 #define WORKERS_MAX 4u
+/* As long as it takes to wake an idle CPU of a virtual machine; see reactor_params. */
+#define BUSY_NS 50000u
 /* How often to look whether a file is still open, where nothing else tells. */
 #define UNUSED_LOOK_MS 100
 
@@ -126,10 +129,20 @@ static int create_engine(struct session *session, struct engine **ret_engine)
 	return res;
 }
 
+/* How many CPUs this process may use. */
+static unsigned count_cpus(void)
+{
+	cpu_set_t cpus;
+
+	/* It fails where there are more of them than the set has room for. */
+	return sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus)
+							      : CPU_SETSIZE;
+}
+
 static enum exit_status start_reactor(struct session *session)
 {
 	const struct options *options = session->options;
-	long nb_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned nb_cpus = count_cpus();
 	struct reactor_params params = {0};
 	enum exit_status status;
 	int res;
@@ -151,7 +164,8 @@ static enum exit_status start_reactor(struct session *session)
 		params.engine->ops->destroy(params.engine);
 		return status;
 	}
-	params.nb_workers = nb_cpus > (long)WORKERS_MAX ? WORKERS_MAX : nb_cpus > 1 ? nb_cpus : 1;
+	params.busy_ns = nb_cpus > 1 ? BUSY_NS : 0;
+	params.nb_workers = nb_cpus < WORKERS_MAX ? nb_cpus : WORKERS_MAX;
 	res = reactor_create(&params, &session->reactor);
 	if (res == 0)
 		res = reactor_start(session->reactor);

@@ -10,8 +10,9 @@
  *       inbox (or `stopping`); who posts writes the inbox and then reads
  *       `sleeping`. All are sequentially consistent: at least one sees the other.
  *   R4  One thread at a time runs the loop: `running`, under `lock`.
- *   R5  Nothing spins: without work the loop waits in the engine until a
- *       completion, the next timer, a post, or something to take from the source.
+ *   R5  Without work the loop waits in the engine until a completion, the next timer, a post, or
+ *       something to take from the source. Before that it may look around for busy_ns, as long
+ *       as that pays: each time in vain doubles the number of sleeps before the next attempt.
  *
  * One round: clock, inbox, timers, source, ready coroutines, engine. Coroutines that
  * become ready while others run belong to the same round, so one system call
@@ -34,6 +35,8 @@
 
 #define DEFAULT_COROUTINES 256
 #define ROUND_MAX 1024
+/* Looking around in vain costs busy_ns once in so many sleeps, at most. */
+#define BUSY_SKIP_MAX 1023
 
 /* Sanitizers and unoptimised builds need several times the stack. */
 #if defined(WITH_ASAN) || defined(WITH_TSAN) || !defined(__OPTIMIZE__)
@@ -57,6 +60,10 @@ struct reactor {
 	bool source_empty; /* when it was last asked; `watch` tells of more */
 	bool watching;
 	struct engine_watch watch;
+	uint64_t busy_ns;       /* 0: sleep at once */
+	uint64_t busy_until_ns; /* 0: not looking around */
+	unsigned busy_skip;     /* sleeps from one attempt to the next */
+	unsigned busy_skipped;
 	reactor_chooser *choose;
 	void *choose_ctx;
 
@@ -302,10 +309,13 @@ static void source_ready(struct engine_watch *watch)
 	reactor->source_empty = false;
 }
 
-static void take_from_source(struct reactor *reactor)
+/* Whether there was something. */
+static bool take_from_source(struct reactor *reactor)
 {
-	if (reactor->source && !reactor->source_empty)
-		reactor->source_empty = reactor->source->take(reactor->source) == 0;
+	if (!reactor->source || reactor->source_empty)
+		return false;
+	reactor->source_empty = reactor->source->take(reactor->source) == 0;
+	return !reactor->source_empty;
 }
 
 /* Before the engine waits. False when there is something to take. */
@@ -321,12 +331,46 @@ static bool watch_source(struct reactor *reactor)
 	return true;
 }
 
-/* ---- the loop ---- */
+/* ---- looking around instead of sleeping (R5) ---- */
 
 static uint64_t read_clock(const struct reactor *reactor)
 {
 	return reactor->engine->ops->now_ns(reactor->engine);
 }
+
+/* Nothing is to be done: whether to look once more. */
+static bool look_around(struct reactor *reactor)
+{
+	uint64_t now_ns;
+
+	if (!reactor->busy_ns)
+		return false;
+	if (!reactor->busy_until_ns && reactor->busy_skipped < reactor->busy_skip) {
+		reactor->busy_skipped++;
+		return false;
+	}
+	now_ns = read_clock(reactor);
+	if (!reactor->busy_until_ns)
+		reactor->busy_until_ns = now_ns + reactor->busy_ns;
+	if (now_ns < reactor->busy_until_ns)
+		return true;
+	reactor->busy_until_ns = 0;
+	reactor->busy_skipped = 0;
+	reactor->busy_skip = 2 * reactor->busy_skip + 1;
+	if (reactor->busy_skip > BUSY_SKIP_MAX)
+		reactor->busy_skip = BUSY_SKIP_MAX;
+	return false;
+}
+
+/* Something is to be done: it has paid, if it was tried. */
+static void look_no_more(struct reactor *reactor)
+{
+	if (reactor->busy_until_ns)
+		reactor->busy_skip = 0;
+	reactor->busy_until_ns = 0;
+}
+
+/* ---- the loop ---- */
 
 static void run_ready(struct reactor *reactor)
 {
@@ -357,7 +401,7 @@ static void wait_for_engine(struct reactor *reactor, loop_end *ended, void *arg)
 {
 	struct engine *engine = reactor->engine;
 	uint64_t timeout_ns = reactor->nb_ready > 0 ? 0 : idle_ns(reactor);
-	if (timeout_ns == 0 || !watch_source(reactor)) {
+	if (timeout_ns == 0 || look_around(reactor) || !watch_source(reactor)) {
 		engine->ops->wait(engine, 0);
 		/* It found no time to look: the next round does. */
 		reactor->source_empty = false;
@@ -381,7 +425,8 @@ static void run_loop(struct reactor *reactor, loop_end *ended, void *arg)
 		reactor->now_ns = read_clock(reactor);
 		take_inbox(reactor);
 		fire_timers(reactor);
-		take_from_source(reactor);
+		if (take_from_source(reactor) || reactor->nb_ready > 0)
+			look_no_more(reactor);
 		run_ready(reactor);
 		if (ended(reactor, arg))
 			break;
@@ -521,6 +566,7 @@ int reactor_create(const struct reactor_params *params, struct reactor **ret_rea
 		return -ENOMEM;
 	}
 	reactor->engine = engine;
+	reactor->busy_ns = params->busy_ns;
 	reactor->watch.ready = source_ready;
 	pthread_mutex_init(&reactor->lock, NULL);
 	pthread_cond_init(&reactor->changed, NULL);

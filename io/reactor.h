@@ -37,6 +37,12 @@ struct reactor_params {
 	struct engine *engine;  /* required; the reactor takes ownership */
 	unsigned nb_coroutines; /* 0: 256 */
 	unsigned nb_workers;    /* CPU worker threads; 0: run CPU work inline */
+	/*
+	 * Without work the loop looks around for so long before it sleeps, as long as that pays. To
+	 * be woken costs both sides more than that where an idle CPU must be woken, too. 0: it
+	 * sleeps at once, which is right where its clients have no other CPU to run on.
+	 */
+	uint64_t busy_ns;
 };
 
 /* Makes a reactor that nobody runs yet. Returns 0 or -errno; on failure the engine is destroyed

@@ -21,10 +21,11 @@ struct idle_engine {
 	struct engine engine;
 	bool virtual_clock;
 	uint64_t virtual_ns;
+	uint64_t look_ns; /* of virtual time, which a wait() for nothing takes */
 	pthread_mutex_t lock;
 	pthread_cond_t woken_cond;
 	bool woken;
-	atomic_ulong nb_wakes, nb_waits;
+	atomic_ulong nb_wakes, nb_waits, nb_looks; /* looks: the waits that waited for nothing */
 	_Atomic uint64_t last_timeout_ns;
 };
 
@@ -47,10 +48,11 @@ static inline void idle_wait(struct engine *engine, uint64_t timeout_ns)
 {
 	struct idle_engine *idle = (struct idle_engine *)engine;
 	idle->nb_waits++;
+	idle->nb_looks += timeout_ns == 0;
 	idle->last_timeout_ns = timeout_ns;
 	pthread_mutex_lock(&idle->lock);
 	if (idle->virtual_clock && timeout_ns != UINT64_MAX) {
-		idle->virtual_ns += timeout_ns;
+		idle->virtual_ns += timeout_ns ? timeout_ns : idle->look_ns;
 	} else if (timeout_ns == UINT64_MAX) {
 		while (!idle->woken)
 			pthread_cond_wait(&idle->woken_cond, &idle->lock);

@@ -471,6 +471,102 @@ static void test_an_idle_reactor_sleeps(void **state)
 	timer_disarm(reactor, &distant);
 }
 
+/* ---- looking around before sleeping ---- */
+
+#define BUSY_NS 1000
+#define LOOK_NS 100
+
+static int setup_busy(void **state)
+{
+	engine = idle_engine_create(true);
+	engine->look_ns = LOOK_NS;
+	struct reactor_params params = {.engine = &engine->engine, .busy_ns = BUSY_NS};
+	return reactor_create(&params, &reactor);
+}
+
+/* Naps of this many nanoseconds, until there is no more room in looks[] or `nb` are over. */
+#define MAX_NAPS 3000
+static unsigned long looks[MAX_NAPS]; /* how often the loop looked during each nap */
+static struct nap {
+	unsigned first, nb;
+	uint64_t ns;
+} nap;
+
+static void coroutine_fn take_naps(void *arg)
+{
+	for (unsigned i = nap.first; i < nap.first + nap.nb; i++) {
+		unsigned long before = engine->nb_looks;
+		co_sleep(nap.ns);
+		looks[i] = engine->nb_looks - before;
+	}
+}
+
+static void nap_often(unsigned first, unsigned nb, uint64_t ns)
+{
+	nap = (struct nap){first, nb, ns};
+	reactor_run(reactor, take_naps, NULL);
+}
+
+static void test_looking_around_in_vain_becomes_rare(void **state)
+{
+	unsigned nb_tries = 0, last_try = 0;
+	nap_often(0, MAX_NAPS, 50 * BUSY_NS);
+	for (unsigned i = 0; i < MAX_NAPS; i++) {
+		if (!looks[i])
+			continue;
+		/* Never longer than asked for, and after twice as many naps as the last time. */
+		assert_int_equal(looks[i], BUSY_NS / LOOK_NS);
+		if (nb_tries > 0)
+			assert_int_equal(i - last_try, 1u << nb_tries);
+		last_try = i;
+		nb_tries++;
+	}
+	assert_int_equal(nb_tries, 11); /* 2^0 + .. + 2^10 naps, and half of the next row */
+}
+
+static void test_looking_around_goes_on_while_it_pays(void **state)
+{
+	nap_often(0, 100, BUSY_NS / 2);
+	for (unsigned i = 0; i < 100; i++)
+		assert_int_equal(looks[i], BUSY_NS / 2 / LOOK_NS);
+	nap_often(100, 100, 50 * BUSY_NS); /* the last attempt was made before the 63rd */
+	nap_often(200, 100, BUSY_NS / 2);
+	unsigned i = 200;
+	while (i < 300 && !looks[i])
+		i++;
+	assert_in_range(i, 201, 240);
+	for (; i < 300; i++) /* one that pays makes up for all in vain */
+		assert_int_equal(looks[i], BUSY_NS / 2 / LOOK_NS);
+}
+
+static unsigned nb_asked, nb_given;
+
+/* Gives something each fourth time that it is asked. */
+static unsigned take_each_fourth(struct reactor_source *source)
+{
+	if (++nb_asked % 4 == 0)
+		nb_given++;
+	if (nb_given == 1000)
+		reactor_set_source(reactor, NULL);
+	return nb_asked % 4 == 0;
+}
+
+static void set_source(void *arg)
+{
+	reactor_set_source(reactor, arg);
+}
+
+static void test_looking_around_asks_the_source(void **state)
+{
+	/* The engine cannot watch: the test ends with a crash if the loop tries to sleep. */
+	struct reactor_source source = {.fd = -1, .take = take_each_fourth};
+	nb_asked = nb_given = 0;
+	reactor_run(reactor, set_source, &source);
+	nap_often(0, 1, 4 * 1000 * LOOK_NS);
+	assert_int_equal(nb_given, 1000);
+	assert_int_equal(nb_asked, 4000);
+}
+
 /* ---- waking from other threads ---- */
 
 static _Atomic(struct co *) parked;
@@ -665,6 +761,7 @@ static void test_create_fails_whole(void **state)
 }
 
 #define VIRTUAL(name) cmocka_unit_test_setup_teardown(name, setup_virtual, teardown)
+#define BUSY(name) cmocka_unit_test_setup_teardown(name, setup_busy, teardown)
 #define REAL(name) cmocka_unit_test_setup_teardown(name, setup_real, teardown)
 
 int main(void)
@@ -683,6 +780,9 @@ int main(void)
 		REAL(test_no_wake_up_is_lost),
 		REAL(test_a_busy_reactor_is_not_woken),
 		REAL(test_an_idle_reactor_sleeps),
+		BUSY(test_looking_around_in_vain_becomes_rare),
+		BUSY(test_looking_around_goes_on_while_it_pays),
+		BUSY(test_looking_around_asks_the_source),
 		REAL(test_remote_wake_reaches_what_parks),
 		REAL(test_run_uses_the_callers_thread_or_the_reactors),
 		REAL(test_threads_run_it_one_after_another),
