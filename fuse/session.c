@@ -40,8 +40,8 @@
 #endif
 
 #define WORKERS_MAX 4u
-/* As long as it takes to wake an idle CPU of a virtual machine; see reactor_params. */
-#define BUSY_NS 50000u
+/* Some more than it takes to wake an idle CPU of a virtual machine; see reactor_params. */
+#define BUSY_NS 100000u
 /* How often to look whether a file is still open, where nothing else tells. */
 #define UNUSED_LOOK_MS 100
 

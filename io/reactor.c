@@ -36,7 +36,7 @@
 #define DEFAULT_COROUTINES 256
 #define ROUND_MAX 1024
 /* Looking around in vain costs busy_ns once in so many sleeps, at most. */
-#define BUSY_SKIP_MAX 1023
+#define BUSY_SKIP_MAX 127
 
 /* Sanitizers and unoptimised builds need several times the stack. */
 #if defined(WITH_ASAN) || defined(WITH_TSAN) || !defined(__OPTIMIZE__)
