@@ -183,6 +183,7 @@ include test/coverage.mk
 including  = $(patsubst %.c,$(B)/%,$(if $(UNIT_SRC),$(shell grep -l '^#include "$(1)' $(UNIT_SRC))))
 $(call including,fuse/): $(B)/libserver.a
 $(call including,test/sim/): $(B)/libsim.a
+$(call including,test/sim/edit.h): private LDFLAGS += $(SIM_WRAP)
 
 $(B)/test/it/%: $(B)/test/it/%.o $(LIBS)
 	$(call say,LINK)

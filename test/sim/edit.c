@@ -3,9 +3,11 @@
 #include "test/sim/edit.h"
 #include "test/sim/choose.h"
 #include "test/sim/judge.h"
+#include "test/sim/memory.h"
 #include "test/sim/verdict.h"
 
 #include "core/format.h"
+#include "io/buf.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -337,7 +339,12 @@ static void coroutine_fn perform_main(void *arg)
 
 	edit->close_result = 0;
 	edit->t_done = SIM_NEVER;
+	if (edit->starves) {
+		buf_trim();
+		memory_arm(edit->missing_at, 1, NULL, NULL);
+	}
 	edit->result = edit->change ? perform_on_image(edit) : perform_on_file(edit);
+	memory_disarm();
 	edit->nb_requests = disk->nb_requests;
 	if (reactor_nb_coroutines(disk->reactor) != 1)
 		verdict_fail("coroutines are left");
@@ -479,6 +486,23 @@ static void note_failure(void *ctx, const struct io_req *req, bool faulted)
 	*table_failed |= faulted && req->op == IO_WRITE && req->tag != IO_TAG_HEADER;
 }
 
+/* Performs it with the fault that has been set, and judges what is left behind. */
+static void perform_badly(struct edit *edit, bool *ret_table_failed)
+{
+	struct sim_disk *disk = edit->lab->sim.disk;
+	struct judging judging = {.edit = edit};
+
+	*ret_table_failed = false;
+	disk->on_submit = note_failure;
+	disk->hook_ctx = ret_table_failed;
+	perform(edit, 1);
+	disk->on_submit = NULL;
+	judging.done = edit->t_done != SIM_NEVER && !edit->result;
+	judging.leaks_fail = !edit->damaged && !edit->close_result && !disk->fail_flush_seen;
+	judge(&judging);
+	lab_no_violation(edit->lab);
+}
+
 void edit_inject(struct edit *edit, int err)
 {
 	struct sim_disk *disk = edit->lab->sim.disk;
@@ -488,22 +512,30 @@ void edit_inject(struct edit *edit, int err)
 	nb_requests = edit->nb_requests;
 	edit->nb_undone = 0;
 	for (uint64_t at = 0; at < nb_requests; at++) {
-		struct judging judging = {.edit = edit};
-		bool table_failed = false;
+		bool table_failed, is_dirty;
 
 		verdict_set_context("request %llu of %llu fails with %s", (unsigned long long)at,
 				    (unsigned long long)nb_requests, strerror(err));
 		disk->fault = (struct sim_fault){.at = at, .count = 1, .err = err};
-		disk->on_submit = note_failure;
-		disk->hook_ctx = &table_failed;
-		perform(edit, 1);
-		disk->on_submit = NULL;
-		judging.done = edit->t_done != SIM_NEVER && !edit->result;
-		judging.leaks_fail =
-			!edit->damaged && !edit->close_result && !disk->fail_flush_seen;
-		edit->nb_undone += table_failed && edit->result && !edit->close_result &&
-				   !is_marked_dirty(disk);
-		judge(&judging);
-		lab_no_violation(edit->lab);
+		perform_badly(edit, &table_failed);
+		is_dirty = is_marked_dirty(disk);
+		edit->nb_undone += table_failed && edit->result && !edit->close_result && !is_dirty;
 	}
+}
+
+unsigned edit_starve(struct edit *edit)
+{
+	unsigned nb_refused = 0;
+	bool table_failed;
+
+	edit->starves = true;
+	for (edit->missing_at = 0;; edit->missing_at++) {
+		verdict_set_context("allocation %llu fails", (unsigned long long)edit->missing_at);
+		perform_badly(edit, &table_failed);
+		if (!memory_nb_failed())
+			break;
+		nb_refused += edit->result == -ENOMEM;
+	}
+	edit->starves = false;
+	return nb_refused;
 }

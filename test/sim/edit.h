@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * edit: changes to a whole image (snapshots, another backing file, formatting, repairs) on
- * the simulated disk: every crash state of theirs, and every request of theirs failing.
+ * the simulated disk: every crash state of theirs, every request and allocation of theirs failing.
  *
  * What can be seen of an image is a picture: what the guest sees, what each snapshot shows,
  * and the name of the backing file. An edit leads from one picture to another; every state
@@ -50,6 +50,8 @@ struct edit {
 	/* Failed writes of tables, in the last edit_inject(), that left no dirty mark behind. */
 	unsigned nb_undone;
 	/* the edit's own */
+	bool starves; /* its allocation number missing_at (from 0) fails */
+	uint64_t missing_at;
 	struct sim_bytes start;
 	struct picture before, after;
 };
@@ -66,6 +68,12 @@ void edit_explore(struct edit *edit, uint64_t seed);
  * cleanly and shows what it did before, no cluster may be leaked (I12).
  */
 void edit_inject(struct edit *edit, int err);
+
+/*
+ * Lets each memory allocation of the edit fail in turn, the image's opening and closing included.
+ * Returns how many times it was refused for that.
+ */
+unsigned edit_starve(struct edit *edit);
 
 /* What is on the disk now; nothing is written. To be released with picture_free(). */
 void picture_take(struct lab *lab, struct picture *picture);

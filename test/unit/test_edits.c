@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * test_edits: what changes an image as a whole, and compressed writing, on the simulated
- * disk: power cuts at every moment, every request failing, writers at the same time.
+ * disk: power cuts at every moment, every request and allocation failing, writers at the same
+ * time.
  */
 #include "test/sim/edit.h"
 
@@ -197,6 +198,8 @@ static void inject(const char *cell, int coroutine_fn (*change)(struct image *im
 		bench_open(&bench, cell, write_anew, 4);
 		bench.edit.change = change;
 		edit_inject(&bench.edit, errors[i]);
+		if (i == 0)
+			assert_true(edit_starve(&bench.edit) > 0);
 		bench_close(&bench);
 	}
 }
@@ -363,14 +366,29 @@ static int coroutine_fn format_plain(struct file *file)
 	return format(file, &params);
 }
 
-static int coroutine_fn format_preallocated(struct file *file)
+static int coroutine_fn format_preallocated(struct file *file, enum preallocation preallocation)
 {
 	struct create_params params = CREATE_DEFAULTS;
 
 	params.virtual_size = 128 * 512;
 	params.cluster_bits = 9;
-	params.preallocation = PREALLOC_METADATA;
+	params.preallocation = preallocation;
 	return format(file, &params);
+}
+
+static int coroutine_fn format_metadata(struct file *file)
+{
+	return format_preallocated(file, PREALLOC_METADATA);
+}
+
+static int coroutine_fn format_falloc(struct file *file)
+{
+	return format_preallocated(file, PREALLOC_FALLOC);
+}
+
+static int coroutine_fn format_full(struct file *file)
+{
+	return format_preallocated(file, PREALLOC_FULL);
 }
 
 static int coroutine_fn format_overlay(struct file *file)
@@ -388,11 +406,11 @@ static int coroutine_fn format_overlay(struct file *file)
 static void test_format(void **state)
 {
 	static int coroutine_fn (*const formats[])(struct file * file) = {
-		format_plain, format_preallocated, format_overlay};
+		format_plain, format_metadata, format_falloc, format_full, format_overlay};
 
 	memset(long_backing_name, 'x', 900);
 	memcpy(long_backing_name + 900 - strlen("/base.img"), "/base.img", strlen("/base.img"));
-	for (unsigned i = 0; i < 3; i++) {
+	for (unsigned i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
 		struct bench bench;
 
 		bench_open(&bench, "c4k-r16-backing", write_anew, 4);
@@ -400,6 +418,8 @@ static void test_format(void **state)
 		bench.edit.formatted = true;
 		for (uint64_t seed = 1; seed <= NB_SEEDS; seed++)
 			edit_explore(&bench.edit, seed);
+		edit_inject(&bench.edit, EIO);
+		assert_true(edit_starve(&bench.edit) > 0);
 		bench_close(&bench);
 	}
 }

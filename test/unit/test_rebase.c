@@ -74,6 +74,7 @@ static void rebases(uint64_t ext_end, uint64_t name_off)
 	assert_string_equal(edit.after.text, "backing " OTHER_NAME ", raw;");
 	for (unsigned i = 0; i < 2; i++)
 		edit_inject(&edit, errors[i]);
+	assert_true(edit_starve(&edit) > 0);
 	edit_finish(&edit);
 	lab_close(&lab);
 }

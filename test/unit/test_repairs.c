@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * test_repairs: repairs of damaged images on the simulated disk. Wherever the power goes, or
- * whichever request fails, the image is no worse than before, shows what it showed, and can be
- * repaired.
+ * whichever request or allocation fails, the image is no worse than before, shows what it showed,
+ * and can be repaired.
  */
 #include "test/sim/edit.h"
 
@@ -146,6 +146,7 @@ static void repairs(const char *cell, damage_fn *damage, unsigned nb_flags,
 	assert_true(lab.explorer.stats.nb_judged > 0);
 	for (unsigned i = 0; i < 2; i++)
 		edit_inject(&edit, errors[i]);
+	assert_true(edit_starve(&edit) > 0);
 	edit_finish(&edit);
 	lab_close(&lab);
 }
