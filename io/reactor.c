@@ -12,7 +12,8 @@
  *   R4  One thread at a time runs the loop: `running`, under `lock`.
  *   R5  Without work the loop waits in the engine until a completion, the next timer, a post, or
  *       something to take from the source. Before that it may look around for busy_ns, as long
- *       as that pays: each time in vain doubles the number of sleeps before the next attempt.
+ *       as that pays: each time in vain makes the number of sleeps before the next attempt four
+ *       times as large, each success halves it.
  *
  * One round: clock, inbox, timers, source, ready coroutines, engine. Coroutines that
  * become ready while others run belong to the same round, so one system call
@@ -37,6 +38,8 @@
 #define ROUND_MAX 1024
 /* Looking around in vain costs busy_ns once in so many sleeps, at most. */
 #define BUSY_SKIP_MAX 127
+/* Told apart by how many coroutines are alive: to wait for a client is not to wait for a disk. */
+#define NB_SITUATIONS 8
 
 /* Sanitizers and unoptimised builds need several times the stack. */
 #if defined(WITH_ASAN) || defined(WITH_TSAN) || !defined(__OPTIMIZE__)
@@ -44,6 +47,12 @@
 #else
 #define STACK_BYTES CO_STACK_BYTES
 #endif
+
+/* What looking around has brought. */
+struct experience {
+	unsigned skip;    /* sleeps from one attempt to the next */
+	unsigned skipped; /* since the last one */
+};
 
 struct reactor {
 	/* The thread that runs the loop. */
@@ -60,10 +69,10 @@ struct reactor {
 	bool source_empty; /* when it was last asked; `watch` tells of more */
 	bool watching;
 	struct engine_watch watch;
-	uint64_t busy_ns;       /* 0: sleep at once */
-	uint64_t busy_until_ns; /* 0: not looking around */
-	unsigned busy_skip;     /* sleeps from one attempt to the next */
-	unsigned busy_skipped;
+	uint64_t busy_ns;        /* 0: sleep at once */
+	uint64_t busy_until_ns;  /* 0: not looking around */
+	struct experience *busy; /* of this situation */
+	struct experience experiences[NB_SITUATIONS];
 	reactor_chooser *choose;
 	void *choose_ctx;
 
@@ -338,27 +347,36 @@ static uint64_t read_clock(const struct reactor *reactor)
 	return reactor->engine->ops->now_ns(reactor->engine);
 }
 
+static struct experience *find_experience(struct reactor *reactor)
+{
+	size_t nb_alive = co_pool_alive(reactor->pool);
+
+	return &reactor->experiences[nb_alive < NB_SITUATIONS ? nb_alive : NB_SITUATIONS - 1];
+}
+
 /* Nothing is to be done: whether to look once more. */
 static bool look_around(struct reactor *reactor)
 {
-	uint64_t now_ns;
+	struct experience *busy;
 
 	if (!reactor->busy_ns)
 		return false;
-	if (!reactor->busy_until_ns && reactor->busy_skipped < reactor->busy_skip) {
-		reactor->busy_skipped++;
-		return false;
-	}
-	now_ns = read_clock(reactor);
-	if (!reactor->busy_until_ns)
-		reactor->busy_until_ns = now_ns + reactor->busy_ns;
-	if (now_ns < reactor->busy_until_ns)
+	if (!reactor->busy_until_ns) {
+		busy = find_experience(reactor);
+		if (busy->skipped < busy->skip) {
+			busy->skipped++;
+			return false;
+		}
+		reactor->busy = busy;
+		reactor->busy_until_ns = read_clock(reactor) + reactor->busy_ns;
 		return true;
+	}
+	if (read_clock(reactor) < reactor->busy_until_ns)
+		return true;
+	busy = reactor->busy;
+	busy->skip = busy->skip < BUSY_SKIP_MAX / 4 ? 4 * busy->skip + 3 : BUSY_SKIP_MAX;
+	busy->skipped = 0;
 	reactor->busy_until_ns = 0;
-	reactor->busy_skipped = 0;
-	reactor->busy_skip = 2 * reactor->busy_skip + 1;
-	if (reactor->busy_skip > BUSY_SKIP_MAX)
-		reactor->busy_skip = BUSY_SKIP_MAX;
 	return false;
 }
 
@@ -366,7 +384,7 @@ static bool look_around(struct reactor *reactor)
 static void look_no_more(struct reactor *reactor)
 {
 	if (reactor->busy_until_ns)
-		reactor->busy_skip = 0;
+		reactor->busy->skip /= 2;
 	reactor->busy_until_ns = 0;
 }
 

@@ -509,19 +509,20 @@ static void nap_often(unsigned first, unsigned nb, uint64_t ns)
 
 static void test_looking_around_in_vain_becomes_rare(void **state)
 {
+	static const unsigned distances[] = {4, 16, 64, 128};
 	unsigned nb_tries = 0, last_try = 0;
 	nap_often(0, MAX_NAPS, 50 * BUSY_NS);
 	for (unsigned i = 0; i < MAX_NAPS; i++) {
 		if (!looks[i])
 			continue;
-		/* Never longer than asked for, and after twice as many naps as the last time. */
+		/* Never longer than asked for. */
 		assert_int_equal(looks[i], BUSY_NS / LOOK_NS);
 		if (nb_tries > 0)
-			assert_int_equal(i - last_try, nb_tries < 7 ? 1u << nb_tries : 128);
+			assert_int_equal(i - last_try, distances[nb_tries < 4 ? nb_tries - 1 : 3]);
 		last_try = i;
 		nb_tries++;
 	}
-	assert_int_equal(nb_tries, 1 + 6 + (MAX_NAPS - 127) / 128);
+	assert_int_equal(nb_tries, 1 + 3 + (MAX_NAPS - 85) / 128);
 }
 
 static void test_looking_around_goes_on_while_it_pays(void **state)
@@ -529,14 +530,48 @@ static void test_looking_around_goes_on_while_it_pays(void **state)
 	nap_often(0, 100, BUSY_NS / 2);
 	for (unsigned i = 0; i < 100; i++)
 		assert_int_equal(looks[i], BUSY_NS / 2 / LOOK_NS);
-	nap_often(100, 100, 50 * BUSY_NS);
-	nap_often(200, 100, BUSY_NS / 2);
-	unsigned i = 200;
-	while (i < 300 && !looks[i])
-		i++;
-	assert_in_range(i, 201, 240);
-	for (; i < 300; i++) /* one that pays makes up for all in vain */
+	nap_often(100, 500, 50 * BUSY_NS);
+	/* Soon again: after 127 sleeps at most, then 63, 31, .. */
+	nap_often(600, 500, BUSY_NS / 2);
+	for (unsigned i = 600 + 254; i < 1100; i++)
 		assert_int_equal(looks[i], BUSY_NS / 2 / LOOK_NS);
+}
+
+static void test_looking_around_half_in_vain_becomes_rare(void **state)
+{
+	unsigned nb_tries = 0;
+	for (unsigned i = 0; i < MAX_NAPS; i++) {
+		nap_often(i, 1, i % 2 ? BUSY_NS / 2 : 50 * BUSY_NS);
+		nb_tries += looks[i] > 0;
+	}
+	assert_in_range(nb_tries, MAX_NAPS / 128, MAX_NAPS / 10);
+}
+
+static struct numbered companion;
+
+static void nap_long(void *arg)
+{
+	co_sleep(100000 * BUSY_NS);
+}
+
+static void spawn_companion(void *arg)
+{
+	spawn_numbered(&companion, 0, nap_long);
+}
+
+static void test_waiting_for_something_else_is_another_experience(void **state)
+{
+	nap_often(0, 100, BUSY_NS / 2);
+	reactor_run(reactor, spawn_companion, NULL);
+	/* Two are asleep now: that it is in vain says nothing of the times when one is. */
+	nap_often(100, 100, 50 * BUSY_NS);
+	assert_int_equal(looks[100], BUSY_NS / LOOK_NS);
+	assert_int_equal(looks[101], 0);
+	nap_often(200, 1, 100000 * BUSY_NS); /* the other one goes meanwhile: in vain, for once */
+	nap_often(201, 4, BUSY_NS / 2);
+	for (unsigned i = 201; i < 204; i++)
+		assert_int_equal(looks[i], 0);
+	assert_int_equal(looks[204], BUSY_NS / 2 / LOOK_NS);
 }
 
 static unsigned nb_asked, nb_given;
@@ -782,6 +817,8 @@ int main(void)
 		REAL(test_an_idle_reactor_sleeps),
 		BUSY(test_looking_around_in_vain_becomes_rare),
 		BUSY(test_looking_around_goes_on_while_it_pays),
+		BUSY(test_looking_around_half_in_vain_becomes_rare),
+		BUSY(test_waiting_for_something_else_is_another_experience),
 		BUSY(test_looking_around_asks_the_source),
 		REAL(test_remote_wake_reaches_what_parks),
 		REAL(test_run_uses_the_callers_thread_or_the_reactors),
