@@ -455,6 +455,8 @@ void cache_trim(struct cache *cache)
 	struct chunk **link = &cache->chunks;
 	struct slice *next;
 
+	if (!cache->nb_slices)
+		return; /* a raw layer has no cache, not even its ring */
 	for (struct slice *slice = cache->lru.lru_next; slice != &cache->lru; slice = next) {
 		next = slice->lru_next;
 		if (may_go(slice))

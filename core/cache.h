@@ -88,7 +88,7 @@ void cache_end_store(struct cache *cache, struct slice *slice);
 /* Drops all slices of [host_off, host_off + len_bytes), dirty or not; none may be pinned or
  * loading. */
 void cache_forget(struct cache *cache, uint64_t host_off, uint64_t len_bytes);
-/* Gives memory back that holds clean, unpinned slices only. */
+/* Gives memory back that holds clean, unpinned slices only. A cache of zero bytes is allowed. */
 void cache_trim(struct cache *cache);
 
 #endif

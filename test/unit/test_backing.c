@@ -126,6 +126,21 @@ CO_TEST(test_recorded_raw_is_raw)
 	assert_int_equal(image_close(image), 0);
 }
 
+/* A raw file has no metadata that could be given back. */
+CO_TEST(test_quiet_image_over_a_raw_file)
+{
+	uint8_t byte = 1;
+	struct image *image;
+
+	overlay("a", "b", "raw");
+	sim_add_file(hand.disk, "b", "base", 4, true);
+	image = hand_open("a", &(struct image_options){0});
+	image_trim(image);
+	assert_int_equal(image_read(image, 2, &byte, 1, NULL), 0);
+	assert_int_equal(byte, 's');
+	assert_int_equal(image_close(image), 0);
+}
+
 /* ---- a chain of files that name themselves: files of the simulated disk have no identity ---- */
 
 /* Takes the identity of every file of the simulated disk, so that no loop is noticed. */
@@ -218,6 +233,7 @@ int main(void)
 		HAND_TEST(test_no_backing),
 		HAND_TEST(test_format_other_than_raw_and_qcow2),
 		HAND_TEST(test_recorded_raw_is_raw),
+		HAND_TEST(test_quiet_image_over_a_raw_file),
 		HAND_TEST(test_sixteen_files_and_no_more),
 		HAND_TEST(test_loop),
 		HAND_TEST(test_probed_file_is_opened),
