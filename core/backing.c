@@ -89,7 +89,7 @@ int coroutine_fn backing_open_data_file(struct image *image, const struct chain 
 	if (given) {
 		ret = open_given(chain, "data file", "data_file", given, writable, lock, &file,
 				 reterr);
-	} else if (chain->probed) {
+	} else if (image->probed) {
 		return error_set(
 			reterr, ERROR_BACKING, EACCES,
 			"backing file %s has no recorded format and refers to a data file; record "
@@ -159,6 +159,7 @@ struct below {
 	const char *name;
 	struct file *file; /* NULL: the chain ends here */
 	bool raw;
+	bool probed; /* nobody has recorded that */
 };
 
 static int coroutine_fn open_file_below(const struct image *image, struct chain *chain,
@@ -205,7 +206,7 @@ static int coroutine_fn open_file_below(const struct image *image, struct chain 
 	ret = check_loop(chain->top, below.file, "backing file", reterr);
 	if (!ret)
 		ret = find_format(image->header.backing_format, below.file, &below.raw,
-				  &chain->probed, reterr);
+				  &below.probed, reterr);
 	if (ret) {
 		file_close(below.file);
 		return ret;
@@ -239,11 +240,9 @@ int coroutine_fn backing_open_below(const struct image *image, struct chain *cha
 	}
 	if (below.raw)
 		return layer_create_raw(below.file, ret_layer, reterr);
-	ret = layer_open(below.file, chain, writable, ret_layer, reterr);
+	ret = layer_open(below.file, chain, writable, below.probed, ret_layer, reterr);
 	if (ret)
 		blame_backing_file(below.name, reterr);
-	else
-		(*ret_layer)->probed = chain->probed;
 	return ret;
 }
 

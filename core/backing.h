@@ -17,7 +17,6 @@ struct chain {
 	const struct image_options *options;
 	struct image *top; /* layers opened so far, NULL while the first one is being opened */
 	unsigned depth;
-	bool probed; /* the format of the layer that is being opened was guessed */
 };
 
 /*

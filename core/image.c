@@ -74,7 +74,7 @@ int coroutine_fn image_open(struct opener *opener, const char *path,
 	if (options->raw)
 		ret = layer_create_raw(file, &image, reterr);
 	else
-		ret = layer_open(file, &chain, writable, &image, reterr);
+		ret = layer_open(file, &chain, writable, false, &image, reterr);
 	if (ret)
 		return ret;
 	chain.top = image;
@@ -130,7 +130,7 @@ int coroutine_fn image_open_overlay(struct opener *opener, struct file *file, st
 	struct image *image;
 	int ret;
 
-	ret = layer_open(file, &chain, true, &image, reterr);
+	ret = layer_open(file, &chain, true, false, &image, reterr);
 	if (ret)
 		return ret;
 	ret = writer_open(image, reterr);

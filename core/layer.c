@@ -189,7 +189,7 @@ static int coroutine_fn read_metadata(struct image *image, const struct chain *c
 }
 
 int coroutine_fn layer_open(struct file *file, const struct chain *chain, bool writable,
-			    struct image **ret_layer, struct error **reterr)
+			    bool probed, struct image **ret_layer, struct error **reterr)
 {
 	struct image *image = layer_alloc(file);
 	int ret;
@@ -198,6 +198,7 @@ int coroutine_fn layer_open(struct file *file, const struct chain *chain, bool w
 		file_close(file);
 		return error_set(reterr, ERROR_SYSTEM, ENOMEM, "out of memory");
 	}
+	image->probed = probed;
 	ret = read_metadata(image, chain, writable, reterr);
 	if (!ret && image->header.incompatible_features & INCOMPAT_DATA_FILE)
 		ret = backing_open_data_file(image, chain, writable, reterr);

@@ -9,11 +9,12 @@
 
 /*
  * Both take over `file`, which is closed on failure. layer_open() reads and
- * validates the header and snapshot table and opens the external data file.
+ * validates the header and snapshot table and opens the external data file, which one that
+ * was `probed` may not have.
  * 0 or -errno with *reterr.
  */
 int coroutine_fn layer_open(struct file *file, const struct chain *chain, bool writable,
-			    struct image **ret_layer, struct error **reterr);
+			    bool probed, struct image **ret_layer, struct error **reterr);
 int layer_create_raw(struct file *file, struct image **ret_layer, struct error **reterr);
 
 /* Frees one layer and closes its files; `backing` is left alone. NULL is allowed. */
