@@ -6,6 +6,7 @@
  */
 #include "test/sim/edit.h"
 
+#include "core/compress_write.h"
 #include "core/create.h"
 #include "core/format.h"
 #include "core/rebase.h"
@@ -534,6 +535,26 @@ static void test_failing_compressed_writes(void **state)
 	assert_true(nb_tried > 4);
 }
 
+static int coroutine_fn pack_last_cluster(struct image *image)
+{
+	uint64_t last_off = image_info(image)->virtual_size / C4K * C4K - C4K;
+	static const uint8_t bytes[C4K] = {1, 2, 3};
+	struct packer *packer;
+	int ret = packer_create(image, &packer);
+
+	if (ret)
+		return ret;
+	ret = packer_write(packer, last_off, bytes, C4K);
+	packer_destroy(packer);
+	return ret ? ret : image_flush(image);
+}
+
+static void test_compressed_write_without_memory(void **state)
+{
+	inject("c4k-r16-v3", pack_last_cluster);
+	inject("c4k-r16-zstd", pack_last_cluster);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -551,6 +572,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_entry_shows_no_compressed_data_before_it_is_there),
 		cmocka_unit_test(test_compressed_write_waits_for_a_copying_write),
 		cmocka_unit_test(test_failing_compressed_writes),
+		cmocka_unit_test(test_compressed_write_without_memory),
 	};
 
 	if (argc > 1)
