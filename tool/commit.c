@@ -157,10 +157,14 @@ static int coroutine_fn run(struct tool *tool, struct commit *c, bool show_progr
 {
 	struct error *error = NULL;
 	uint8_t *buf = buf_get(STEP_BYTES);
-	int ret = buf ? 0 : -ENOMEM;
+	int ret = buf ? 0 : -ENOMEM, status = STATUS_OK;
 
 	if (!ret && c->base.size_bytes < c->layers[0].size_bytes)
-		ret = disk_resize(&c->base, c->layers[0].size_bytes);
+		status = disk_resize(&c->base, c->layers[0].size_bytes);
+	if (status) {
+		buf_put(buf, STEP_BYTES);
+		return status;
+	}
 	progress_begin(&c->progress, tool, show_progress);
 	if (!ret)
 		ret = copy(c, buf);

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,9 +171,22 @@ int coroutine_fn disk_resize(struct disk *disk, uint64_t size_bytes)
 	int ret = disk->image ? image_resize(disk->image, size_bytes)
 			      : file_truncate(disk->raw, size_bytes);
 
-	if (!ret)
-		disk->size_bytes = size_bytes;
-	return ret;
+	if (ret == -ENOTSUP) {
+		tool_say(disk->path,
+			 "snapshots of a version 2 image do not record their size, so it "
+			 "cannot change; delete them, or convert the image");
+		return STATUS_UNSUPPORTED;
+	}
+	if (ret == -EFBIG) {
+		tool_say(disk->path, "%" PRIu64 " bytes are more than %s", size_bytes,
+			 disk->image ? "its cluster_size permits; convert it with a larger one"
+				     : "a file may have here");
+		return STATUS_SYSTEM;
+	}
+	if (ret)
+		return tool_fail(disk->path, ret, NULL);
+	disk->size_bytes = size_bytes;
+	return STATUS_OK;
 }
 
 int coroutine_fn disk_flush(struct disk *disk)

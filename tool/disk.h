@@ -40,8 +40,10 @@ int coroutine_fn disk_write(struct disk *disk, uint64_t guest_off, const void *b
 int coroutine_fn disk_zero(struct disk *disk, uint64_t guest_off, uint64_t len_bytes,
 			   bool keep_space);
 int coroutine_fn disk_discard(struct disk *disk, uint64_t guest_off, uint64_t len_bytes);
-int coroutine_fn disk_resize(struct disk *disk, uint64_t size_bytes);
 int coroutine_fn disk_flush(struct disk *disk);
+
+/* Reports failure. Returns the exit status. */
+int coroutine_fn disk_resize(struct disk *disk, uint64_t size_bytes);
 
 /*
  * The file alone, as tool->how says (writable, force_share), with its locks. Reports failure.

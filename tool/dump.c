@@ -224,7 +224,7 @@ static int coroutine_fn dump_reftable(struct dump *d)
 	int ret = 0;
 
 	section(d, "reftable");
-	for (uint64_t i = 0; i < d->t->nb_reftable && !ret; i++) {
+	for (uint64_t i = 0; i < d->t->nb_reftable && !ret && !ferror(stdout); i++) {
 		uint64_t word;
 
 		ret = tables_word(d->t, d->t->header.refcount_table_offset, i, IO_TAG_REFTABLE,
@@ -269,7 +269,7 @@ static int coroutine_fn dump_refblocks(struct dump *d)
 	int ret = buf ? 0 : -ENOMEM;
 
 	section(d, "refblocks");
-	for (uint64_t i = 0; i < d->t->nb_reftable && !ret; i++) {
+	for (uint64_t i = 0; i < d->t->nb_reftable && !ret && !ferror(stdout); i++) {
 		uint64_t word;
 
 		ret = tables_word(d->t, d->t->header.refcount_table_offset, i, IO_TAG_REFTABLE,
@@ -294,7 +294,7 @@ static int coroutine_fn dump_l1(struct dump *d)
 	int ret = 0;
 
 	section(d, "l1");
-	for (uint64_t i = 0; i < h->l1_size && !ret; i++) {
+	for (uint64_t i = 0; i < h->l1_size && !ret && !ferror(stdout); i++) {
 		uint64_t word;
 
 		ret = tables_word(d->t, h->l1_table_offset, i, IO_TAG_L1, &word);
@@ -343,7 +343,7 @@ static int coroutine_fn dump_l2(struct dump *d)
 	int ret = 0;
 
 	section(d, "l2");
-	for (uint64_t i = 0; i < h->l1_size && !ret; i++) {
+	for (uint64_t i = 0; i < h->l1_size && !ret && !ferror(stdout); i++) {
 		uint64_t word;
 
 		if (!selected(d, i, false))

@@ -66,9 +66,10 @@ static int coroutine_fn open_range(struct tool *tool, const struct range_argumen
 	return STATUS_USAGE;
 }
 
+/* `ret`: 0, -errno, or the status of a failure that has been reported. */
 static int coroutine_fn finish(struct disk *disk, int ret)
 {
-	int status = ret ? tool_fail(disk->path, ret, NULL) : STATUS_OK;
+	int status = ret < 0 ? tool_fail(disk->path, ret, NULL) : ret;
 	int close_status = disk_close(disk);
 
 	return status ? status : close_status;
@@ -79,7 +80,7 @@ int coroutine_fn read_command(struct tool *tool, int argc, char **argv)
 	struct range_arguments range;
 	struct disk disk;
 	uint8_t *buf;
-	int ret = 0, status = parse_range(tool, argc, argv, true, &range);
+	int output_error = 0, ret = 0, status = parse_range(tool, argc, argv, true, &range);
 
 	if (!status)
 		status = open_range(tool, &range, false, &disk);
@@ -88,17 +89,19 @@ int coroutine_fn read_command(struct tool *tool, int argc, char **argv)
 	buf = buf_get(STEP_BYTES);
 	if (!buf)
 		ret = -ENOMEM;
-	while (range.len_bytes && !ret) {
+	while (range.len_bytes && !ret && !output_error) {
 		size_t n = min_u64(range.len_bytes, STEP_BYTES);
 
 		ret = disk_read(&disk, range.guest_off, buf, n);
 		if (!ret && fwrite(buf, 1, n, stdout) != n)
-			ret = -errno;
+			output_error = errno;
 		range.guest_off += n;
 		range.len_bytes -= n;
 	}
 	buf_put(buf, STEP_BYTES);
-	return finish(&disk, ret);
+	status = finish(&disk, ret);
+	errno = output_error; /* which main() tells */
+	return status;
 }
 
 /* Up to `max_bytes` of standard input. Returns the number of bytes or -errno. */
@@ -118,6 +121,7 @@ static ssize_t read_input(uint8_t *buf, size_t max_bytes)
 	return done;
 }
 
+/* 0, -errno, or the status of a failure that has been reported. */
 static int coroutine_fn write_input(struct disk *disk, const struct range_arguments *range,
 				    uint8_t *buf)
 {
@@ -129,11 +133,12 @@ static int coroutine_fn write_input(struct disk *disk, const struct range_argume
 		int ret;
 
 		if (n < 0)
-			return n;
+			return tool_fail("standard input", n, NULL);
+		if (!n && !range->has_length)
+			return 0;
 		if (!n) {
-			if (range->has_length)
-				tool_say(disk->path, "standard input is shorter than the length");
-			return range->has_length ? -EPIPE : 0;
+			tool_say(disk->path, "standard input is shorter than the length");
+			return STATUS_SYSTEM;
 		}
 		if (!disk->image && (uint64_t)n > disk->size_bytes - pos)
 			return -ENOSPC; /* a raw file would grow */

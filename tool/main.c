@@ -8,6 +8,8 @@
 #include "tool/engine.h"
 #include "tool/tool.h"
 
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,14 +199,30 @@ static int run_words(int argc, char **argv)
 	return run_command(&run);
 }
 
+static bool nobody_reads_output(void)
+{
+	struct pollfd pollfd = {.fd = STDOUT_FILENO, .events = POLLOUT};
+
+	return poll(&pollfd, 1, 0) == 1 && pollfd.revents & (POLLERR | POLLHUP);
+}
+
 int main(int argc, char **argv)
 {
 	int status;
 
 	if (stdio_reserve() < 0)
 		return STATUS_SYSTEM;
+	/*
+	 * What a killed process had open stays so, locks included, until its ring is taken apart:
+	 * whoever uses the image next would find it in use. So it is closed first.
+	 */
+	signal(SIGPIPE, SIG_IGN);
 	status = run_words(argc, argv);
 	if (fflush(stdout) || ferror(stdout)) {
+		if (nobody_reads_output()) {
+			signal(SIGPIPE, SIG_DFL);
+			raise(SIGPIPE);
+		}
 		perror("qcow2tool: standard output");
 		return status ? status : STATUS_SYSTEM;
 	}

@@ -95,7 +95,7 @@ static int coroutine_fn print_range(struct map_run *run, uint64_t pos, uint64_t 
 {
 	struct entry pending = {0};
 
-	while (pos < end) {
+	while (pos < end && !ferror(stdout)) {
 		struct map_extent extent;
 		struct entry next;
 		int ret = image_map(run->disk->image, pos, end - pos, &extent);
