@@ -138,6 +138,12 @@ static void end_read(struct ops *ops, struct node *node, size_t len_bytes)
 		co_queue_wake_all(&ops->read_waiters);
 }
 
+/* Nobody waits while the reactor copies, and a worker would have to be woken. */
+static bool is_alone(const struct ops *ops)
+{
+	return ops->nb_active == 1;
+}
+
 static void coroutine_fn read_and_reply(struct request *request, size_t len_bytes)
 {
 	struct read_reply reply = {.request = request};
@@ -151,7 +157,7 @@ static void coroutine_fn read_and_reply(struct request *request, size_t len_byte
 		fail(request, "read error", request->offset, res);
 	else if (!build_reply(&reply, request->ops, &pieces))
 		request_reply_error(request, -EIO);
-	else if (len_bytes > request->transport->reply_inline_bytes)
+	else if (len_bytes > request->transport->reply_inline_bytes && !is_alone(request->ops))
 		worker_run(send_read_reply, &reply);
 	else
 		send_read_reply(&reply);

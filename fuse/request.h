@@ -49,7 +49,7 @@ enum request_op {
 /* What carries requests and answers. */
 struct transport {
 	const char *name;
-	size_t reply_inline_bytes; /* longer answers are sent from a worker, to copy there */
+	size_t reply_inline_bytes; /* longer answers are sent by a worker, unless alone */
 	/*
 	 * Sends the answer: error is 0 or -errno (then there is no payload). nb_iov is at
 	 * most REQUEST_IOV_MAX. Returns 0, or -errno when the kernel did not take it.

@@ -52,7 +52,7 @@
 #define MESSAGE_BYTES_MAX (RECEIVE_BYTES - PAGE_BYTES + WRITE_HEADER_BYTES)
 /* Payloads up to this size are copied out of the receive buffer. */
 #define COPY_BYTES_MAX (32u << 10)
-/* One reply's data above this size is copied out by a worker, not by the reactor. */
+/* One reply's data above this size is copied out by a worker, unless nobody else waits. */
 #define REPLY_INLINE_BYTES (64u << 10)
 /* Receive buffers besides one for each reader. */
 #define NB_SPARE_BUFFERS 32u
