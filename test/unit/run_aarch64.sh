@@ -21,8 +21,8 @@ build=$(mktemp -d "${QF_TMP:-${TMPDIR:-/tmp}}/aarch64.XXXXXX") || exit 1
 trap 'rm -rf "$build"' EXIT
 trap 'exit 1' INT TERM
 
-io="error co co_sync thread reactor worker buf"
-tests="co co_sync reactor worker buf error"
+io="error text co co_sync thread reactor worker buf"
+tests="co co_sync reactor worker buf error text"
 failed=0
 
 # run NAME FLAGS...: builds everything with the flags and runs each test.
