@@ -167,9 +167,14 @@ static int add_image(const struct layout *layout, struct tree *tree, unsigned i)
 			  argument->path);
 	free(name);
 	if (res == 0) {
+		char *path = realpath(argument->path, NULL);
+
+		/* /dev/fd/N of a file that has no name (any more) leads nowhere else. */
+		if (!path)
+			path = strdup(argument->path);
 		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): set where res is 0 */
-		node->disk->host_path = realpath(argument->path, NULL);
-		res = node->disk->host_path ? 0 : -errno;
+		node->disk->host_path = path;
+		res = path ? 0 : -ENOMEM;
 	}
 	if (res == 0 && layout->options->partitions)
 		res = add_partitions(layout, tree, node);
