@@ -206,23 +206,29 @@ static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
 	return 0;
 }
 
-/* Bitmaps stay true of a disk that grows, as long as their tables have the length for it. */
-static int coroutine_fn begin(struct writer *writer, uint64_t size_bytes)
+/*
+ * Bitmaps stay true of a disk that grows, where their tables have or get the length for it. Of one
+ * that shrinks they are out of date.
+ */
+static int coroutine_fn begin(struct writer *writer, uint64_t size_bytes,
+			      struct bitmap_growth *growth)
 {
 	struct image *image = writer->image;
-	bool fit = true;
-	int ret = image->header.has_bitmaps ? bitmap_fit(image, size_bytes, &fit) : 0;
+	bool grows = size_bytes >= image->virtual_size;
+	int ret = writer_begin(writer);
 
-	if (ret)
-		return ret;
-	return fit && size_bytes >= image->virtual_size ? writer_begin(writer)
-							: writer_begin_data(writer);
+	if (!ret && grows && image->header.has_bitmaps && !writer->data_begun)
+		ret = bitmap_begin_growth(writer, size_bytes, growth);
+	if (!ret && (!grows || !growth->possible))
+		ret = writer_begin_data(writer);
+	return ret;
 }
 
 int coroutine_fn image_resize(struct image *image, uint64_t virtual_size)
 {
 	struct writer *writer = image->writer;
-	int ret;
+	struct bitmap_growth growth = {.possible = true};
+	int ret, end_ret;
 
 	if (!writer)
 		return -EROFS;
@@ -233,11 +239,13 @@ int coroutine_fn image_resize(struct image *image, uint64_t virtual_size)
 		return -EFBIG;
 	virtual_size = round_up(virtual_size, 512);
 	co_rwlock_wrlock(&image->resize_lock);
-	ret = begin(writer, virtual_size);
+	ret = begin(writer, virtual_size, &growth);
 	if (!ret && virtual_size > image->virtual_size)
 		ret = grow(writer, virtual_size);
 	else if (!ret && virtual_size < image->virtual_size)
 		ret = shrink(writer, virtual_size);
+	end_ret = bitmap_end_growth(writer, &growth, !ret);
+	ret = ret ? ret : end_ret;
 	image->info.virtual_size = image->virtual_size;
 	co_rwlock_unlock(&image->resize_lock);
 	return ret;

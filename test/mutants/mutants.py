@@ -295,8 +295,8 @@ mutant("resize-uncovers-backing", "a growing disk shows a longer backing file",
        FEATURES)
 
 mutant("resize-no-lock", "the disk's size changes while requests are under way",
-       [("core/resize.c", "\tco_rwlock_wrlock(&image->resize_lock);\n\tret = begin(writer, virtual_size);\n",
-         "\tret = begin(writer, virtual_size);\n"),
+       [("core/resize.c", "\tco_rwlock_wrlock(&image->resize_lock);\n\tret = begin(writer, virtual_size, &growth);\n",
+         "\tret = begin(writer, virtual_size, &growth);\n"),
         ("core/resize.c", "\timage->info.virtual_size = image->virtual_size;\n\tco_rwlock_unlock(&image->resize_lock);\n",
          "\timage->info.virtual_size = image->virtual_size;\n")], RACES + SCHEDULES)
 mutant("close-no-lock", "an image is closed while requests are under way",
@@ -457,6 +457,13 @@ mutant("rebuild-switch-early", "the header points to refcounts that are not ther
 mutant("bitmaps-not-flushed", "data is written while bitmaps still claim to be valid",
        [("core/bitmap.c", "\t\tret = file_flush(image->file); /* I11 */\n", "\t\tret = 0;\n")],
        FEATURES, [line("core/bitmap.c", "ret = file_flush(image->file); /* I11 */")])
+TABLES_IN_USE = "\t\tret = file_flush(image->file); /* I11: before a table has the wrong length */\n"
+mutant("bitmaps-grow-unflushed", "a bitmap claims to be valid while its table has the wrong length",
+       [("core/bitmap.c", TABLES_IN_USE, "\t\tret = 0;\n")],
+       FEATURES, [line("core/bitmap.c", TABLES_IN_USE)])
+mutant("bitmaps-grow-over-tables", "what a bitmap's table is said to be is not looked at",
+       [("core/bitmap.c", "\t    overlap_hits(&writer->overlap, table_off, table_bytes))\n\t\tgrowth->possible = false;\n",
+         "\t    false)\n\t\tgrowth->possible = false;\n")], FEATURES)
 mutant("autoclear-kept", "unknown autoclear bits survive a write",
        [("core/writer.c", "\tif (unknown) /* I11: before the first write, and never set again */\n", "\tif (unknown && false)\n")],
        FEATURES,

@@ -240,6 +240,144 @@ static void test_bitmaps_stay_valid_when_the_disk_grows(void **state)
 	lab_close(&lab);
 }
 
+struct growing {
+	struct lab *lab;
+	uint64_t disk_bytes;
+	int result;
+};
+
+static void coroutine_fn grow_main(void *arg)
+{
+	struct growing *growing = arg;
+	struct opener *opener = &growing->lab->sim.disk->opener;
+	const struct image_options options = {.writable = true};
+	struct image *image;
+	int ret = image_open(opener, CELL_IMAGE_NAME, &options, &image, NULL);
+
+	if (!ret) {
+		growing->result = image_resize(image, growing->disk_bytes);
+		ret = image_close(image);
+	}
+	if (ret)
+		growing->result = ret;
+}
+
+static struct qcow2_bitmap_dir_entry *bitmap_entry(struct lab *lab, uint64_t directory)
+{
+	return (void *)(live(lab) + directory);
+}
+
+/* One whose table has an entry for 16 MiB, and garbage behind; returns its directory's offset. */
+static uint64_t add_fine_bitmap(struct lab *lab)
+{
+	uint64_t directory = add_bitmap(lab);
+	struct qcow2_bitmap_dir_entry *entry = bitmap_entry(lab, directory);
+
+	entry->granularity_bits = 9;
+	memset(live(lab) + be64_get(&entry->bitmap_table_offset) + 8, 0xff, CLUSTER - 8);
+	return directory;
+}
+
+static int grow_disk(struct lab *lab, uint64_t disk_bytes)
+{
+	struct growing growing = {.lab = lab, .disk_bytes = disk_bytes};
+
+	reactor_run(lab->sim.reactor, grow_main, &growing);
+	return growing.result;
+}
+
+/* The write number `n` of that kind. */
+static const struct sim_record *nth_write(const struct lab *lab, enum io_tag tag, unsigned n)
+{
+	const struct sim_disk *disk = lab->sim.disk;
+	unsigned i = 0;
+
+	while (i < disk->nb_log && (disk->log[i].op != IO_WRITE || disk->log[i].tag != tag || n--))
+		i++;
+	assert_true(i < disk->nb_log);
+	return &disk->log[i];
+}
+
+/* A table gets longer in its cluster; it is in use for as long as the disk has another size. */
+static void test_bitmaps_grow_with_the_disk(void **state)
+{
+	const struct sim_record *marked, *longer, *sized, *unmarked;
+	struct lab lab;
+	uint64_t directory, table;
+
+	features_open(&lab);
+	directory = add_fine_bitmap(&lab);
+	assert_int_equal(grow_disk(&lab, 40u << 20), 0);
+	assert_int_equal(bitmap_flags(&lab, directory), 0);
+	assert_int_equal(be32_get(&bitmap_entry(&lab, directory)->bitmap_table_size), 3);
+	table = be64_get(&bitmap_entry(&lab, directory)->bitmap_table_offset);
+	assert_int_equal(be64_get(live(&lab) + table + 8), 0);
+	assert_int_equal(be64_get(live(&lab) + table + 16), 0);
+	assert_int_equal(be64_get(live(&lab) + table + 24), UINT64_MAX);
+
+	/* The flag, zeros and the length in the table, the disk's size after its L1 table. */
+	assert_int_equal(count_writes_of(&lab, IO_TAG_BITMAP), 4);
+	marked = nth_write(&lab, IO_TAG_BITMAP, 0);
+	longer = nth_write(&lab, IO_TAG_BITMAP, 2);
+	unmarked = nth_write(&lab, IO_TAG_BITMAP, 3);
+	sized = nth_write(&lab, IO_TAG_HEADER, count_writes_of(&lab, IO_TAG_HEADER) - 1);
+	assert_true(marked->t_covered < nth_write(&lab, IO_TAG_BITMAP, 1)->t_issue);
+	assert_true(marked->t_covered < sized->t_issue);
+	assert_true(longer->t_covered < unmarked->t_issue);
+	assert_true(sized->t_covered < unmarked->t_issue);
+	lab_close(&lab);
+}
+
+/* A longer table would need another place, or what is behind it is something else. */
+static void test_bitmaps_without_room_to_grow(void **state)
+{
+	struct qcow2_bitmap_dir_entry *entry;
+	uint64_t directory, l1, first;
+	struct lab lab;
+
+	features_open(&lab);
+	directory = add_fine_bitmap(&lab);
+	assert_int_equal(grow_disk(&lab, 9ull << 30), 0);
+	assert_int_equal(bitmap_flags(&lab, directory), BITMAP_FLAG_IN_USE);
+	assert_int_equal(be32_get(&bitmap_entry(&lab, directory)->bitmap_table_size), 1);
+	lab_close(&lab);
+
+	features_open(&lab);
+	directory = add_fine_bitmap(&lab);
+	entry = bitmap_entry(&lab, directory);
+	l1 = be64_get(live(&lab) + offsetof(struct qcow2_header, l1_table_offset));
+	first = be64_get(live(&lab) + l1);
+	be64_put(&entry->bitmap_table_offset, l1);
+	assert_int_equal(grow_disk(&lab, 40u << 20), 0);
+	assert_int_equal(bitmap_flags(&lab, directory), BITMAP_FLAG_IN_USE);
+	l1 = be64_get(live(&lab) + offsetof(struct qcow2_header, l1_table_offset));
+	assert_int_equal(be64_get(live(&lab) + l1), first);
+	lab_close(&lab);
+}
+
+/* Whatever fails: who is not in use has the length that the disk asks for. */
+static void test_bitmaps_that_could_not_grow(void **state)
+{
+	int result = -EIO;
+
+	for (unsigned at = 0; result; at++) {
+		uint64_t directory, disk_bytes;
+		struct lab lab;
+
+		assert_in_range(at, 0, 100);
+		features_open(&lab);
+		directory = add_fine_bitmap(&lab);
+		lab.sim.disk->fault = (struct sim_fault){at, 1, EIO, true};
+		result = grow_disk(&lab, 40u << 20);
+		disk_bytes = be64_get(live(&lab) + offsetof(struct qcow2_header, size));
+		if (!bitmap_flags(&lab, directory))
+			assert_int_equal(
+				be32_get(&bitmap_entry(&lab, directory)->bitmap_table_size),
+				disk_bytes == 40u << 20 ? 3 : 1);
+		lab_close(&lab);
+	}
+}
+
 /* ---- the corrupt bit ---- */
 
 /* Makes guest cluster 0 point to the L1 table. */
@@ -336,6 +474,9 @@ int main(void)
 		cmocka_unit_test(test_bitmaps_are_marked_before_the_first_write),
 		cmocka_unit_test(test_bitmaps_stay_valid_without_a_write),
 		cmocka_unit_test(test_bitmaps_stay_valid_when_the_disk_grows),
+		cmocka_unit_test(test_bitmaps_grow_with_the_disk),
+		cmocka_unit_test(test_bitmaps_without_room_to_grow),
+		cmocka_unit_test(test_bitmaps_that_could_not_grow),
 		cmocka_unit_test(test_data_over_a_table_sets_the_corrupt_bit),
 		cmocka_unit_test(test_growing_uncovers_nothing_of_the_backing_file),
 	};
