@@ -41,8 +41,10 @@ struct check_options {
 /* The numbers of `qemu-img check --output=json`, and the state of two header bits. */
 struct check_report {
 	uint64_t leaks, corruptions; /* what is there now (after a repair: what is left) */
-	uint64_t overlaps;           /* of the corruptions: those that qemu-img does not look for */
-	uint64_t check_errors;       /* places that could not be looked at */
+	/* of the corruptions: those that qemu-img does not look for */
+	uint64_t overlaps;     /* metadata that is used twice */
+	uint64_t misplaced;    /* clusters that are elsewhere in an external data file */
+	uint64_t check_errors; /* places that could not be looked at */
 	uint64_t leaks_fixed, corruptions_fixed;
 	uint64_t image_end_offset; /* bytes: behind the last cluster in use */
 	uint64_t total_clusters;   /* of the virtual disk */

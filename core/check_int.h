@@ -76,6 +76,7 @@ struct check_refs {
 struct check_l2 {
 	uint64_t host_off; /* multiple of 512 */
 	uint32_t nb_refs, nb_active;
+	uint32_t l1_index; /* of the last L1 entry of the active state that names it */
 };
 
 /* Eight bytes of an L1 or L2 table that are wrong beyond doubt, and what is right. */

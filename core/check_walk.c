@@ -135,6 +135,8 @@ static void l2_merge(struct check *check)
 		if (kept && check->l2[kept - 1].host_off == l2->host_off) {
 			check->l2[kept - 1].nb_refs += l2->nb_refs;
 			check->l2[kept - 1].nb_active += l2->nb_active;
+			if (l2->nb_active)
+				check->l2[kept - 1].l1_index = l2->l1_index;
 		} else {
 			check->l2[kept++] = *l2;
 		}
@@ -142,7 +144,7 @@ static void l2_merge(struct check *check)
 	check->nb_l2 = kept;
 }
 
-static int l2_add(struct check *check, uint64_t host_off, bool active)
+static int l2_add(struct check *check, uint64_t host_off, bool active, uint32_t l1_index)
 {
 	if (check->nb_l2 == check->cap_l2) {
 		struct check_l2 *grown;
@@ -159,7 +161,7 @@ static int l2_add(struct check *check, uint64_t host_off, bool active)
 			check->cap_l2 = cap;
 		}
 	}
-	check->l2[check->nb_l2++] = (struct check_l2){host_off, 1, active};
+	check->l2[check->nb_l2++] = (struct check_l2){host_off, 1, active, l1_index};
 	return 0;
 }
 
@@ -182,6 +184,7 @@ static int coroutine_fn l1_check_copied(struct check *check, uint64_t entry)
 
 /* One L1 table under the walk. */
 struct l1_walk {
+	uint64_t off;
 	bool active;
 	bool is_sound; /* counted, as it lies inside the file */
 };
@@ -219,13 +222,13 @@ static int coroutine_fn l1_entry_walk(struct check *check, const struct l1_walk 
 		if (err)
 			return err;
 	}
-	return l2_add(check, l2_off, l1->active);
+	return l2_add(check, l2_off, l1->active, (entry_off - l1->off) / sizeof(be64));
 }
 
 int coroutine_fn check_walk_l1(struct check *check, uint64_t l1_off, uint32_t nb_l1, bool active)
 {
 	uint64_t len_bytes = (uint64_t)nb_l1 * sizeof(be64);
-	const struct l1_walk l1 = {active, check_is_inside(check, l1_off, len_bytes)};
+	const struct l1_walk l1 = {l1_off, active, check_is_inside(check, l1_off, len_bytes)};
 	uint64_t readable_bytes = check_table_bytes(check, l1_off, len_bytes);
 	int err;
 
@@ -348,6 +351,58 @@ static int coroutine_fn copied_check(struct check *check, const struct check_l2 
 	return 0;
 }
 
+/* What the entry under the walk keeps is zeros, or nothing: that needs no cluster. */
+static int drop_cluster(struct check *check, const struct l2_walk *walk)
+{
+	return l2_mend(check, walk, 0, check->header.extended_l2 ? 0 : L2_ZERO);
+}
+
+/*
+ * In an external data file a cluster is where the guest has it. A raw one is right without any
+ * tables, so the entry can be put right; otherwise nobody knows where the data are.
+ */
+static int place_check(struct check *check, const struct l2_walk *walk, uint64_t entry,
+		       uint64_t bitmap)
+{
+	const struct check_header *header = &check->header;
+	const struct check_l2 *l2 = walk->l2;
+	uint64_t nb_per_l2 = header->cluster_size / header->l2_entry_bytes;
+	uint64_t index = (walk->entry_off - l2->host_off) / header->l2_entry_bytes;
+	uint64_t guest_off = (l2->l1_index * nb_per_l2 + index) << header->cluster_bits;
+	uint64_t flags = header->extended_l2 ? 0 : entry & L2_ZERO;
+	uint64_t host_off = entry & L2_OFFSET_MASK;
+
+	if (!l2->nb_active || host_off == guest_off)
+		return 0;
+	check_corruption(check, l2->nb_active,
+			 "cluster at %#" PRIx64 " of the external data file belongs at %#" PRIx64,
+			 host_off, guest_off);
+	if (check_is_aligned(check, host_off))
+		check->report->misplaced += l2->nb_active;
+	if (l2->nb_active > 1)
+		return 0;
+	if (header->autoclear & AUTOCLEAR_DATA_FILE_RAW)
+		return l2_mend(check, walk, 0, guest_off | ENTRY_COPIED | flags);
+	return entry_has_data(check, entry, bitmap) ? 0 : drop_cluster(check, walk);
+}
+
+/* In the image itself a cluster is anywhere, aligned, and has its references counted. */
+static int cluster_mark(struct check *check, const struct l2_walk *walk, uint64_t entry,
+			uint64_t bitmap)
+{
+	uint64_t host_off = entry & L2_OFFSET_MASK;
+	uint32_t times = walk->l2->nb_refs;
+	int err;
+
+	if (!check_is_aligned(check, host_off)) {
+		check_corruption(check, times, "cluster at %#" PRIx64 " is not aligned", host_off);
+		err = entry_has_data(check, entry, bitmap) ? 0 : drop_cluster(check, walk);
+		if (err)
+			return err;
+	}
+	return check_mark(check, host_off, check->header.cluster_size, times, false);
+}
+
 static int coroutine_fn cluster_walk(struct check *check, struct l2_walk *walk, uint64_t entry,
 				     uint64_t bitmap)
 {
@@ -360,24 +415,14 @@ static int coroutine_fn cluster_walk(struct check *check, struct l2_walk *walk, 
 				 "cluster at %#" PRIx64
 				 " has subclusters that are both data and zeros",
 				 host_off);
-	if (!check_is_aligned(check, host_off)) {
-		check_corruption(check, l2->nb_refs, "cluster at %#" PRIx64 " is not aligned",
-				 host_off);
-		if (!entry_has_data(check, entry, bitmap)) {
-			err = l2_mend(check, walk, 0, check->header.extended_l2 ? 0 : L2_ZERO);
-			if (err)
-				return err;
-		}
-	}
 	check->report->allocated_clusters += l2->nb_active;
 	if (walk->next_off && host_off != walk->next_off)
 		check->report->fragmented_clusters += l2->nb_active;
 	walk->next_off = host_off + check->header.cluster_size;
-	if (!check->header.has_data_file) {
-		err = check_mark(check, host_off, check->header.cluster_size, l2->nb_refs, false);
-		if (err)
-			return err;
-	}
+	err = check->header.has_data_file ? place_check(check, walk, entry, bitmap)
+					  : cluster_mark(check, walk, entry, bitmap);
+	if (err)
+		return err;
 	return l2->nb_active ? copied_check(check, l2, entry) : 0;
 }
 

@@ -40,6 +40,7 @@ static void print_json(const char *path, const struct check_report *report)
 		{"leaks", report->leaks, false},
 		{"corruptions", report->corruptions, false},
 		{"overlaps", report->overlaps, false},
+		{"misplaced", report->misplaced, false},
 		{"leaks-fixed", report->leaks_fixed, false},
 		{"corruptions-fixed", report->corruptions_fixed, false},
 		{"allocated-clusters", report->allocated_clusters, false},

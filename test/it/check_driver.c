@@ -51,17 +51,17 @@ static void print_report(const struct job *job)
 		return;
 	}
 	printf("{\"leaks\": %" PRIu64 ", \"corruptions\": %" PRIu64 ", \"overlaps\": %" PRIu64
-	       ", \"check-errors\": %" PRIu64 ", \"leaks-fixed\": %" PRIu64
-	       ", \"corruptions-fixed\": %" PRIu64 ", \"image-end-offset\": %" PRIu64
-	       ", \"total-clusters\": %" PRIu64 ", \"allocated-clusters\": %" PRIu64
-	       ", \"fragmented-clusters\": %" PRIu64 ", \"compressed-clusters\": %" PRIu64
-	       ", \"dirty\": %d, \"corrupt\": %d"
+	       ", \"misplaced\": %" PRIu64 ", \"check-errors\": %" PRIu64
+	       ", \"leaks-fixed\": %" PRIu64 ", \"corruptions-fixed\": %" PRIu64
+	       ", \"image-end-offset\": %" PRIu64 ", \"total-clusters\": %" PRIu64
+	       ", \"allocated-clusters\": %" PRIu64 ", \"fragmented-clusters\": %" PRIu64
+	       ", \"compressed-clusters\": %" PRIu64 ", \"dirty\": %d, \"corrupt\": %d"
 	       ", \"written\": %" PRIu64 "}\n",
-	       report->leaks, report->corruptions, report->overlaps, report->check_errors,
-	       report->leaks_fixed, report->corruptions_fixed, report->image_end_offset,
-	       report->total_clusters, report->allocated_clusters, report->fragmented_clusters,
-	       report->compressed_clusters, report->dirty, report->corrupt,
-	       job->file->stats.written_bytes);
+	       report->leaks, report->corruptions, report->overlaps, report->misplaced,
+	       report->check_errors, report->leaks_fixed, report->corruptions_fixed,
+	       report->image_end_offset, report->total_clusters, report->allocated_clusters,
+	       report->fragmented_clusters, report->compressed_clusters, report->dirty,
+	       report->corrupt, job->file->stats.written_bytes);
 }
 
 static int check_one(struct reactor *reactor, const char *path, const struct check_options *options)

@@ -426,6 +426,62 @@ static void img_overlap(struct img *img, unsigned target)
 		img_put(img, at(img, AT_L1), at(img, AT_L2));
 }
 
+/* Three clusters of data in an external data file, the last of which are zeros. */
+static struct img img_make_external(bool raw)
+{
+	struct img img = img_make(9, 4);
+	struct qcow2_header *header = (void *)img.data;
+
+	be64_put(&header->incompatible_features, INCOMPAT_DATA_FILE);
+	be64_put(&header->autoclear_features, raw ? AUTOCLEAR_DATA_FILE_RAW : 0);
+	for (unsigned i = 0; i < NB_DATA; i++) {
+		img_put(&img, l2_off(&img, i), i < 3 ? at(&img, i) | ENTRY_COPIED : 0);
+		img_refcount(&img, AT_DATA + i, 0);
+	}
+	img_put(&img, l2_off(&img, 2), at(&img, 2) | ENTRY_COPIED | L2_ZERO);
+	img.size = at(&img, AT_DATA);
+	return img;
+}
+
+/*
+ * A cluster of an external data file is where the guest has it. Where the file is a raw image
+ * there is nothing to guess; otherwise only zeros can be told to be right.
+ */
+static void elsewhere_in_a_data_file(void **state)
+{
+	for (unsigned raw = 0; raw < 2; raw++) {
+		struct img img = img_make_external(raw);
+		const uint64_t zero = raw ? at(&img, 2) | ENTRY_COPIED | L2_ZERO : L2_ZERO;
+		const uint64_t data = at(&img, raw ? 1 : 7) | ENTRY_COPIED;
+		const uint8_t *l2;
+		struct job job;
+
+		job_start(&job, &img);
+		job_check(&job, CHECK_ONLY);
+		assert_counts(&job, 0, 0);
+		job_end(&job);
+		img_put(&img, l2_off(&img, 1), at(&img, 7) | ENTRY_COPIED);
+		img_put(&img, l2_off(&img, 2), at(&img, 8) | ENTRY_COPIED | L2_ZERO);
+		job_start(&job, &img);
+		job_check(&job, CHECK_ONLY);
+		assert_counts(&job, 0, 2);
+		assert_int_equal(job.report.misplaced, 2);
+		assert_non_null(
+			strstr(job.line, "0xe00 of the external data file belongs at 0x200"));
+		job_check(&job, CHECK_REPAIR_ALL);
+		assert_counts(&job, 0, raw ? 0 : 1);
+		assert_int_equal(job.report.corruptions_fixed, raw ? 2 : 1);
+		l2 = job_bytes(&job)->data + l2_off(&img, 0);
+		assert_int_equal(be64_get(l2), ENTRY_COPIED);
+		assert_int_equal(be64_get(l2 + 8), data);
+		assert_int_equal(be64_get(l2 + 16), zero);
+		job_check(&job, CHECK_REPAIR_ALL);
+		assert_int_equal(job.stats.nb_writes, 0);
+		job_end(&job);
+		free(img.data);
+	}
+}
+
 /* Metadata used as data is a corruption even so; the guest keeps what it reads there. */
 static void overlap_that_refcounts_hide(void **state)
 {
@@ -820,6 +876,7 @@ int main(void)
 		cmocka_unit_test(refcount_block_used_twice),
 		cmocka_unit_test(refcount_structures_lost),
 		cmocka_unit_test(incomplete_snapshot),
+		cmocka_unit_test(elsewhere_in_a_data_file),
 		cmocka_unit_test(overlap_that_refcounts_hide),
 		cmocka_unit_test(far_offsets_cost_nothing),
 		cmocka_unit_test(shared_table_is_read_once),
