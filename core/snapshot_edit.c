@@ -191,14 +191,27 @@ static int coroutine_fn mark_dirty(struct writer *writer, bool dirty)
 	return flush_switch_header(writer, &change);
 }
 
-static int coroutine_fn begin(struct image *image, bool changes_data)
+enum edit { EDIT_SNAPSHOTS, EDIT_STATE, EDIT_EMPTY };
+
+/* The data of an external file are in no snapshot; a raw one shows what the image shows. */
+static bool possible(const struct image *image, enum edit edit)
+{
+	return image->data_file == image->file ||
+	       (edit == EDIT_EMPTY &&
+		!(image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW));
+}
+
+static int coroutine_fn begin(struct image *image, enum edit edit)
 {
 	struct writer *writer = image->writer;
 	int ret;
 
 	co_rwlock_wrlock(&image->resize_lock);
-	ret = !writer ? -EROFS : changes_data ? writer_begin_data(writer) : writer_begin(writer);
-	if (!ret && image->data_file != image->file)
+	if (!writer)
+		ret = -EROFS;
+	else
+		ret = edit == EDIT_SNAPSHOTS ? writer_begin(writer) : writer_begin_data(writer);
+	if (!ret && !possible(image, edit))
 		ret = -ENOTSUP;
 	if (!ret)
 		ret = tree_settle(writer);
@@ -305,7 +318,7 @@ int coroutine_fn snapshot_create(struct image *image, const char *name, uint32_t
 	if (!*name || strlen(name) > UINT16_MAX)
 		return error_set(reterr, ERROR_OPEN, EINVAL,
 				 "a snapshot's name has 1 to 65535 bytes");
-	ret = begin(image, false);
+	ret = begin(image, EDIT_SNAPSHOTS);
 	if (!ret)
 		ret = create(image->writer, name, date_sec, date_nsec);
 	return end(image, ret, "cannot create the snapshot", reterr);
@@ -347,7 +360,7 @@ int coroutine_fn snapshot_apply(struct image *image, const char *id_or_name, str
 	if (!snapshot)
 		return error_set(reterr, ERROR_OPEN, ENOENT,
 				 "no snapshot with the id or name \"%s\"", id_or_name);
-	ret = begin(image, true);
+	ret = begin(image, EDIT_STATE);
 	if (!ret)
 		ret = apply(image->writer, snapshot);
 	return end(image, ret, "cannot apply the snapshot", reterr);
@@ -386,7 +399,7 @@ int coroutine_fn snapshot_delete(struct image *image, const char *name, struct e
 	if (!snapshot)
 		return error_set(reterr, ERROR_OPEN, ENOENT, "no snapshot with the name \"%s\"",
 				 name);
-	ret = begin(image, false);
+	ret = begin(image, EDIT_SNAPSHOTS);
 	if (!ret)
 		ret = delete (image->writer, snapshot - image->snapshots.snapshots);
 	return end(image, ret, "cannot delete the snapshot", reterr);
@@ -413,9 +426,12 @@ static int coroutine_fn make_empty(struct writer *writer)
 
 int coroutine_fn snapshot_make_empty(struct image *image, struct error **reterr)
 {
-	int ret = begin(image, true);
+	int ret = begin(image, EDIT_EMPTY);
 
 	if (!ret)
 		ret = make_empty(image->writer);
+	/* Nothing points there any more, durably. Failing, it takes up space and no more. */
+	if (!ret && image->data_file != image->file && !image->header.nb_snapshots)
+		(void)file_punch(image->data_file, 0, image->data_file->size_bytes);
 	return end(image, ret, "cannot empty the image", reterr);
 }

@@ -202,11 +202,6 @@ int coroutine_fn commit_command(struct tool *tool, int argc, char **argv)
 	/* Emptied above a file that got nothing, it would show that one's old data. */
 	empty &= !base_name && !tool->how.backing_file;
 	status = open_all(tool, &commit, argv[optind], base_name, empty);
-	if (!status && empty && image_data_file(commit.layers[0].image, 0)) {
-		tool_say(argv[optind],
-			 "it has an external data file and cannot be emptied; say -d");
-		status = STATUS_USAGE;
-	}
 	if (!status)
 		status = run(tool, &commit, show_progress, empty);
 	close_status = close_all(&commit);
