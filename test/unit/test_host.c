@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * host: what the simulated disk has not got: threads that compress and decompress, host files
- * with holes, and an image above another one that is open.
+ * with holes, and images above and below one another.
  */
 #include "core/compress_write.h"
 #include "core/create.h"
@@ -107,9 +107,16 @@ static struct image *coroutine_fn make_image(const char *name, struct create_par
 	return open_image(name, &(struct image_options){.writable = true});
 }
 
-/* Compresses well, and no sector is like another one. */
+static bool is_compressible(uint64_t off)
+{
+	return off / CLUSTER % 3 != 2; /* not the last one, which is short */
+}
+
+/* No sector is like another one. */
 static uint8_t byte_at(uint64_t off)
 {
+	if (!is_compressible(off))
+		return off * 0x9e3779b97f4a7c15ull * (off | 1) >> 40;
 	return off % 512 < 8 ? off >> (off % 512 * 8) : off / 512 % 251;
 }
 
@@ -134,9 +141,10 @@ static void coroutine_fn packs_and_reads_back(struct create_params params)
 	assert_int_equal(packer_create(image, &packer), 0);
 	assert_int_equal(packer_write(packer, 0, bytes, DISK_BYTES), 0);
 	packer_destroy(packer);
+	image_trim(image);
 	for (uint64_t off = 0; off < DISK_BYTES; off += extent.len_bytes) {
 		assert_int_equal(image_map(image, off, DISK_BYTES - off, &extent), 0);
-		assert_int_equal(extent.kind, MAP_COMPRESSED);
+		assert_int_equal(extent.kind, is_compressible(off) ? MAP_COMPRESSED : MAP_DATA);
 	}
 	assert_int_equal(image_close(image), 0);
 	image = open_image(NAME, &(struct image_options){0});
@@ -235,6 +243,68 @@ HOST_TEST(test_overlay)
 	assert_int_equal(image_close(base), 0);
 }
 
+/* Opens what is below an image that names `name` with that format. */
+static int coroutine_fn open_below(const char *format, const struct image_options *options,
+				   struct image **ret_below, struct file **ret_raw)
+{
+	struct create_params params = CREATE_DEFAULTS;
+	const struct image_options alone = {.no_backing = true};
+	struct image *above;
+	int ret;
+
+	params.backing_name = NAME;
+	params.backing_format = format;
+	file_close(format_file(OTHER_NAME, params));
+	above = open_image(OTHER_NAME, &alone);
+	ret = image_open_below(&host.opener, above, options, ret_below, ret_raw, NULL);
+	assert_int_equal(image_close(above), 0);
+	return ret;
+}
+
+HOST_TEST(test_image_below)
+{
+	struct create_params params = CREATE_DEFAULTS;
+	struct image *below = NULL;
+	struct file *raw;
+	char bytes[5];
+
+	assert_int_equal(image_close(make_image(NAME, params)), 0);
+	assert_int_equal(
+		open_below("qcow2", &(struct image_options){.writable = true}, &below, &raw), 0);
+	assert_null(raw);
+	assert_int_equal(image_write(below, 0, "below", 5), 0);
+	assert_int_equal(image_close(below), 0);
+	assert_int_equal(open_below("qcow2", &(struct image_options){0}, &below, &raw), 0);
+	assert_null(raw);
+	assert_false(image_info(below)->writable);
+	assert_int_equal(image_read(below, 0, bytes, 5, NULL), 0);
+	assert_memory_equal(bytes, "below", 5);
+	assert_int_equal(image_close(below), 0);
+}
+
+/* A raw file to be written is the caller's. */
+HOST_TEST(test_raw_file_below)
+{
+	struct image *below = NULL;
+	struct file *raw;
+	char byte;
+
+	make_file(NAME, DISK_BYTES, 7);
+	assert_int_equal(open_below("raw", &(struct image_options){.writable = true}, &below, &raw),
+			 0);
+	assert_null(below);
+	assert_true(raw->writable);
+	file_close(raw);
+	assert_int_equal(open_below("raw", &(struct image_options){0}, &below, &raw), 0);
+	assert_null(raw);
+	assert_int_equal(image_read(below, 7, &byte, 1, NULL), 0);
+	assert_int_equal(byte, 'x');
+	assert_int_equal(image_close(below), 0);
+	unlink(NAME);
+	assert_int_equal(open_below("raw", &(struct image_options){0}, &below, &raw), -ENOENT);
+	assert_null(raw);
+}
+
 /* What is no image does not become one; what was to be below stays the caller's. */
 HOST_TEST(test_overlay_that_is_no_image)
 {
@@ -263,6 +333,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_holes_of_a_preallocated_image, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_overlay, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_image_below, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_raw_file_below, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_overlay_that_is_no_image, setup, teardown),
 	};
 
