@@ -9,6 +9,7 @@
  * leaked or freed too early.
  */
 #include "core/check_int.h"
+#include "core/refcount.h"
 #include "io/buf.h"
 
 #include <errno.h>
@@ -113,7 +114,7 @@ static void block_fill(const struct check *check, const struct plan *plan, uint6
 		else if (cluster < check->refs.nb)
 			refcount = check_right_refcount(check, cluster);
 		if (refcount)
-			check_refcount_put(buf, i, header->refcount_order, refcount);
+			refcount_encode(buf, i, header->refcount_order, refcount);
 	}
 }
 
