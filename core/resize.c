@@ -10,54 +10,28 @@
 #include "core/flush.h"
 #include "core/map.h"
 #include "core/table.h"
+#include "core/tree.h"
 #include "core/write.h"
 #include "io/buf.h"
 
 #include <errno.h>
 
-#define TABLE_STEP_BYTES (64u << 10)
-
-/* Writes the new L1 table at new_off: the old entries as they are now, then zeros. */
-static int coroutine_fn write_l1(struct image *image, uint64_t new_off, uint64_t new_bytes)
-{
-	uint64_t old_bytes = (uint64_t)image->l1_size * 8;
-	uint8_t *buf = buf_get(TABLE_STEP_BYTES);
-	int ret = buf ? 0 : -ENOMEM;
-
-	for (uint64_t done = 0; done < new_bytes && !ret; done += TABLE_STEP_BYTES) {
-		uint64_t n = min_u64(new_bytes - done, TABLE_STEP_BYTES);
-		uint64_t nb_old = done < old_bytes ? min_u64(n, old_bytes - done) : 0;
-
-		memset(buf, 0, n);
-		if (nb_old)
-			ret = file_read(image->file, image->l1_table_offset + done, buf, nb_old,
-					IO_TAG_L1);
-		if (!ret)
-			ret = file_write(image->file, new_off + done, buf, n, IO_TAG_L1);
-	}
-	buf_put(buf, TABLE_STEP_BYTES);
-	return ret;
-}
-
 static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
 {
 	struct image *image = writer->image;
 	uint64_t size = cluster_size(image);
-	uint64_t nb_clusters = div_up(nb_entries * 8, size), nb;
+	uint64_t nb_clusters = tree_table_clusters(image, nb_entries * 8);
 	uint64_t old_off = image->l1_table_offset, old_bytes = (uint64_t)image->l1_size * 8;
 	uint64_t new_off;
-	bool zero;
 	int ret;
 
 	ret = flush_run(writer); /* the file holds the L1 table as it is now */
 	if (!ret)
-		ret = alloc_clusters(writer, nb_clusters, nb_clusters, &new_off, &nb, &zero);
+		ret = tree_copy_l1(writer, old_off, image->l1_size, nb_entries, ENTRY_COPIED,
+				   &new_off);
 	if (ret)
 		return ret;
-	cache_forget(&image->l2_cache, new_off, nb_clusters * size);
-	ret = write_l1(image, new_off, nb_clusters * size);
-	if (!ret)
-		ret = overlap_add(&writer->overlap, new_off, nb_clusters * size);
+	ret = overlap_add(&writer->overlap, new_off, nb_clusters * size);
 	if (!ret)
 		ret = flush_switch_l1(writer, new_off, nb_entries); /* I2 */
 	if (ret && !writer->failed) {

@@ -292,7 +292,8 @@ static int coroutine_fn create(struct writer *writer, const char *name, uint32_t
 	uint64_t l1_off, nb_l1;
 	int ret;
 
-	ret = tree_copy_l1(writer, image->l1_table_offset, image->l1_size, image->l1_size, &l1_off);
+	ret = tree_copy_l1(writer, image->l1_table_offset, image->l1_size, image->l1_size, 0,
+			   &l1_off);
 	if (ret)
 		return ret;
 	ret = tree_add_references(writer, image->l1_table_offset, image->l1_size);
@@ -336,7 +337,7 @@ static int coroutine_fn apply(struct writer *writer, const struct snapshot *snap
 	/* A snapshot that does not tell its size has the image's, which may have grown since. */
 	l1_size = max_u64(l1_size, old_size);
 	if (!ret)
-		ret = tree_copy_l1(writer, old_off, old_size, l1_size, &l1_off);
+		ret = tree_copy_l1(writer, old_off, old_size, l1_size, 0, &l1_off);
 	if (ret)
 		return ret;
 	ret = tree_add_references(writer, old_off, old_size);
@@ -411,7 +412,7 @@ static int coroutine_fn make_empty(struct writer *writer)
 {
 	struct image *image = writer->image;
 	uint64_t before = image->l1_table_offset, l1_off;
-	int ret = tree_copy_l1(writer, 0, 0, image->l1_size, &l1_off);
+	int ret = tree_copy_l1(writer, 0, 0, image->l1_size, 0, &l1_off);
 
 	if (ret)
 		return ret;

@@ -310,9 +310,9 @@ int coroutine_fn tree_update_copied(struct writer *writer)
 
 /* ---- L1 tables ---- */
 
-/* Fills the table at new_off. */
+/* Fills the table at new_off: old entries with the flags that are kept, then zeros. */
 static int coroutine_fn fill_l1(struct image *image, uint64_t new_off, uint64_t new_bytes,
-				uint64_t old_off, uint64_t old_bytes)
+				uint64_t old_off, uint64_t old_bytes, uint64_t kept_flags)
 {
 	uint8_t *buf = buf_get(L1_STEP_BYTES);
 	int ret = buf ? 0 : -ENOMEM;
@@ -325,7 +325,7 @@ static int coroutine_fn fill_l1(struct image *image, uint64_t new_off, uint64_t 
 		if (nb_old)
 			ret = file_read(image->file, old_off + done, buf, nb_old, IO_TAG_L1);
 		for (uint64_t i = 0; i < nb_old; i += 8)
-			be64_put(buf + i, be64_get(buf + i) & ~ENTRY_COPIED);
+			be64_put(buf + i, be64_get(buf + i) & (~ENTRY_COPIED | kept_flags));
 		if (!ret)
 			ret = file_write(image->file, new_off + done, buf, n, IO_TAG_L1);
 	}
@@ -334,7 +334,7 @@ static int coroutine_fn fill_l1(struct image *image, uint64_t new_off, uint64_t 
 }
 
 int coroutine_fn tree_copy_l1(struct writer *writer, uint64_t old_off, uint32_t old_size,
-			      uint32_t l1_size, uint64_t *ret_new_off)
+			      uint32_t l1_size, uint64_t kept_flags, uint64_t *ret_new_off)
 {
 	struct image *image = writer->image;
 	uint64_t old_bytes = (uint64_t)old_size * 8;
@@ -350,7 +350,7 @@ int coroutine_fn tree_copy_l1(struct writer *writer, uint64_t old_off, uint32_t 
 	if (ret)
 		return ret;
 	cache_forget(&image->l2_cache, *ret_new_off, bytes);
-	ret = fill_l1(image, *ret_new_off, bytes, old_off, old_bytes); /* I2 */
+	ret = fill_l1(image, *ret_new_off, bytes, old_off, old_bytes, kept_flags); /* I2 */
 	writer_note_write(writer);
 	if (ret)
 		alloc_undo(writer, *ret_new_off, nb_clusters); /* I12 */

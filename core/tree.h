@@ -32,11 +32,12 @@ int coroutine_fn tree_unlink(struct writer *writer, uint64_t l1_off, uint32_t l1
 int coroutine_fn tree_update_copied(struct writer *writer);
 
 /*
- * Writes an L1 table of l1_size entries into fresh clusters: the old_size entries at old_off
- * without their COPIED flags, then zeros. A table without entries is nowhere, at 0. 0 or -errno.
+ * Writes an L1 table of l1_size entries into fresh clusters: the old_size entries at old_off,
+ * whose COPIED flags stay if kept_flags has them, then zeros. A table without entries is nowhere,
+ * at 0. 0 or -errno.
  */
 int coroutine_fn tree_copy_l1(struct writer *writer, uint64_t old_off, uint32_t old_size,
-			      uint32_t l1_size, uint64_t *ret_new_off);
+			      uint32_t l1_size, uint64_t kept_flags, uint64_t *ret_new_off);
 
 /* Clusters that a table of so many bytes takes. */
 static inline uint64_t tree_table_clusters(const struct image *image, uint64_t bytes)

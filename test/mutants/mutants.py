@@ -374,9 +374,9 @@ L1_ALLOC = "\tret = alloc_clusters(writer, nb_clusters, nb_clusters, ret_new_off
 mutant("tree-l1-without-refcount", "a copied L1 table's clusters count as free",
        [(TREE, L1_ALLOC, L1_ALLOC + "\tif (!ret)\n\t\talloc_undo(writer, *ret_new_off, nb);\n")],
        EDITS, [line(TREE, L1_ALLOC)])
-L1_FILL = "\tret = fill_l1(image, *ret_new_off, bytes, old_off, old_bytes); /* I2 */\n"
+L1_FILL = "\tret = fill_l1(image, *ret_new_off, bytes, old_off, old_bytes, kept_flags); /* I2 */\n"
 mutant("tree-l1-not-written", "a copied L1 table holds what was there before",
-       [(TREE, L1_FILL, "\tret = old_bytes > bytes ? fill_l1(image, 0, 0, old_off, 0) : 0;\n")],
+       [(TREE, L1_FILL, "\tret = old_bytes > bytes ? fill_l1(image, 0, 0, old_off, 0, kept_flags) : 0;\n")],
        EDITS, [line(TREE, L1_FILL)])
 mutant("tree-l1-keeps-failed-clusters", "an L1 table that could not be written is leaked",
        [(TREE, "\t\talloc_undo(writer, *ret_new_off, nb_clusters); /* I12 */\n", "\t\t;\n")],
