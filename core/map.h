@@ -47,10 +47,10 @@ int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max
 int coroutine_fn map_chain(struct image *image, uint64_t guest_off, uint64_t max_bytes,
 			   struct extent *ret_extent, unsigned *ret_depth);
 
-/* Where the L1 entry / L2 entry for guest_off stands. */
 /* L1 entries that a disk of that size needs. 0, or -EFBIG for more than a table may have. */
 int map_l1_entries(const struct image *image, uint64_t size_bytes, uint64_t *ret_nb);
 
+/* Where the L1 entry / L2 entry for guest_off stands. */
 static inline uint64_t map_l1_index(const struct image *image, uint64_t guest_off)
 {
 	return guest_off >> (image->cluster_bits + image->l2_bits);
