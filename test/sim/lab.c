@@ -40,6 +40,11 @@ void lab_close(struct lab *lab)
 	cell_unload(&lab->image);
 }
 
+unsigned lab_nb_seeds(unsigned nb_seeds)
+{
+	return getenv("QF_VALGRIND") ? (nb_seeds + 9) / 10 : nb_seeds;
+}
+
 void lab_prepare(struct lab *lab, uint64_t seed, const struct guest_op *ops, unsigned nb_ops,
 		 unsigned nb_clients)
 {

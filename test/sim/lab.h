@@ -19,6 +19,12 @@ struct lab {
 void lab_open(struct lab *lab, const char *cell_name);
 void lab_close(struct lab *lab);
 
+/*
+ * How many seeds to try, of so many. Valgrind looks at memory, not at schedules, and takes a
+ * hundred times as long: there it is one in ten.
+ */
+unsigned lab_nb_seeds(unsigned nb_seeds);
+
 /* Puts the image on the disk anew and gives the run its operations. */
 void lab_prepare(struct lab *lab, uint64_t seed, const struct guest_op *ops, unsigned nb_ops,
 		 unsigned nb_clients);

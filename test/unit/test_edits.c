@@ -118,7 +118,7 @@ static void bench_go_on(struct bench *bench)
 static void explore_seeds(struct bench *bench, int coroutine_fn (*change)(struct image *image))
 {
 	bench->edit.change = change;
-	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++)
+	for (uint64_t seed = 1; seed <= lab_nb_seeds(NB_SEEDS); seed++)
 		edit_explore(&bench->edit, seed);
 }
 
@@ -417,7 +417,7 @@ static void test_format(void **state)
 		bench_open(&bench, "c4k-r16-backing", write_anew, 4);
 		bench.edit.change_file = formats[i];
 		bench.edit.formatted = true;
-		for (uint64_t seed = 1; seed <= NB_SEEDS; seed++)
+		for (uint64_t seed = 1; seed <= lab_nb_seeds(NB_SEEDS); seed++)
 			edit_explore(&bench.edit, seed);
 		edit_inject(&bench.edit, EIO);
 		assert_true(edit_starve(&bench.edit) > 0);
@@ -446,7 +446,7 @@ static void pack(const char *cell, bool (*hold)(void *ctx, const struct io_req *
 
 	lab_open(&lab, cell);
 	lab.explorer.params.max_exhaustive = 6;
-	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++) {
+	for (uint64_t seed = 1; seed <= lab_nb_seeds(NB_SEEDS); seed++) {
 		lab_prepare(&lab, seed, ops, nb_ops, nb_clients);
 		lab.sim.disk->hold = hold;
 		lab_explore(&lab);

@@ -63,7 +63,7 @@ static void race(const char *cell, hold_fn *hold, bool punches, const struct gue
 	struct lab lab;
 
 	lab_open(&lab, cell);
-	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++) {
+	for (uint64_t seed = 1; seed <= lab_nb_seeds(NB_SEEDS); seed++) {
 		lab_prepare(&lab, seed, ops, nb_ops, nb_clients);
 		lab.sim.disk->no_fallocate = !punches;
 		lab.sim.disk->hold = hold;
@@ -263,7 +263,7 @@ static void test_shrinking_waits_for_a_write_under_way(void **state)
 	struct lab lab;
 
 	lab_open(&lab, "c4k-r16-v3");
-	for (uint64_t seed = 1; seed <= NB_SEEDS; seed++) {
+	for (uint64_t seed = 1; seed <= lab_nb_seeds(NB_SEEDS); seed++) {
 		lab_prepare(&lab, seed, ops, sizeof(ops) / sizeof(ops[0]), 2);
 		lab.run.may_fail = true;
 		lab.sim.disk->hold = is_data_write;
@@ -324,7 +324,7 @@ static void test_extending_cuts_off_no_new_refcount_table(void **state)
 		ops[nb++] = (struct guest_op){GUEST_FLUSH, 0, 0};
 	}
 	lab_open(&lab, "c512-r64-grown");
-	for (uint64_t seed = 1; seed <= 200; seed++) {
+	for (uint64_t seed = 1; seed <= lab_nb_seeds(200); seed++) {
 		lab_prepare(&lab, seed, ops, nb, 3);
 		lab.sim.disk->hold = is_data_or_block;
 		lab_run(&lab);

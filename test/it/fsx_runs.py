@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""
+fsx_runs: fsx on a mounted image, and what must hold afterwards: the image is clean under
+qemu-img check, without a leak, and holds what the model holds.
+"""
+import os
+import shutil
+import tempfile
+
+import qf
+
+FSX = os.path.join(qf.BUILD, "test", "it", "fsx")
+
+
+def memory_folder(box):
+    """A folder in memory, where a sync costs nothing; on disk where there is none."""
+    if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 1 << 30:
+        folder = tempfile.mkdtemp(prefix="qcow2fs-fsx.", dir="/dev/shm")
+        box.defer(shutil.rmtree, folder)
+        return folder
+    return box.mkdir("images")
+
+
+def work_on(box, image, seed, nb_ops, grow_bytes=0, options=()):
+    model = image + ".model"
+    more = ["-g", grow_bytes] if grow_bytes else []
+    with box.mount(image, writable=True, options=options) as mount:
+        qf.run(FSX, "-s", seed, "-n", nb_ops, *more, "-m", model, mount.path(), timeout=600)
+        extents = qf.seek_map(mount.path())
+    # A second server sees the same: SEEK's answers are the image's, not the first one's memory.
+    with box.mount(image) as mount:
+        assert qf.seek_map(mount.path()) == extents, "SEEK_DATA differs after mounting again"
+        qf.check_seek(mount.path(), qf.qemu_map(image))
+    qf.qemu_check(image)
+    qf.qemu_compare(model, image)
+    os.unlink(model)
