@@ -4,16 +4,13 @@
  *
  * One call: compress all its clusters on the workers (a few lanes, each takes the next
  * cluster that nobody has), give the results places under the packer's mutex, write
- * them in one piece, then change the L2 entries (I3). The encoders at the head of this
- * file run on worker threads and touch nothing but their arguments.
- *
- * deflate: a window of 4 KiB, which is what readers of the format are prepared for;
- * libdeflate cannot limit its distances, so it is zlib that compresses.
+ * them in one piece, then change the L2 entries (I3).
  */
 #include "core/compress_write.h"
 
 #include "core/alloc.h"
 #include "core/compress.h"
+#include "core/encoder.h"
 #include "core/flush.h"
 #include "core/map.h"
 #include "core/refcount.h"
@@ -23,31 +20,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <zlib.h>
-#ifndef NO_ZSTD
-#include <zstd.h>
-#endif
 
-#define DEFLATE_WINDOW_BITS (-12)
-/*
- * Measured on programs, libraries and texts with clusters of 64 KiB and a window of 4 KiB: with
- * these hash tables, smaller than zlib's largest, and a quarter of level 6's search for matches,
- * a core compresses half as much again per second as with level 6 and memory level 9, into 0.2 %
- * more bytes.
- */
-#define DEFLATE_MEM_LEVEL 7
-#define DEFLATE_GOOD_LENGTH 8
-#define DEFLATE_MAX_LAZY 16
-#define DEFLATE_NICE_LENGTH 128
-#define DEFLATE_MAX_CHAIN 32
 #define LANES_MAX 4u
-
-/* State of one encoder: kept, because setting one up costs as much as a small cluster. */
-struct encoder {
-	struct encoder *next;
-	z_stream z;
-	void *zstd;
-};
 
 struct packer {
 	struct image *image;
@@ -85,64 +59,7 @@ struct lane {
 	struct encoder *encoder;
 };
 
-/* ---- encoders ---- */
-
-static void encoder_free(struct encoder *encoder)
-{
-	deflateEnd(&encoder->z);
-#ifndef NO_ZSTD
-	ZSTD_freeCCtx(encoder->zstd);
-#endif
-	free(encoder);
-}
-
-static struct encoder *encoder_new(bool zstd)
-{
-	struct encoder *encoder = calloc(1, sizeof(*encoder));
-
-	if (!encoder)
-		return NULL;
-#ifndef NO_ZSTD
-	if (zstd) {
-		encoder->zstd = ZSTD_createCCtx();
-		if (encoder->zstd)
-			return encoder;
-		free(encoder);
-		return NULL;
-	}
-#endif
-	if (deflateInit2(&encoder->z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, DEFLATE_WINDOW_BITS,
-			 DEFLATE_MEM_LEVEL, Z_DEFAULT_STRATEGY) == Z_OK)
-		return encoder;
-	free(encoder);
-	return NULL;
-}
-
-/* The number of bytes in `out`, 0 when they are not fewer than went in. */
-static size_t encode(struct encoder *encoder, const uint8_t *in, size_t in_bytes, uint8_t *out)
-{
-	z_stream *z = &encoder->z;
-
-#ifndef NO_ZSTD
-	if (encoder->zstd) {
-		size_t n = ZSTD_compressCCtx(encoder->zstd, out, in_bytes - 1, in, in_bytes,
-					     ZSTD_CLEVEL_DEFAULT);
-
-		return ZSTD_isError(n) ? 0 : n;
-	}
-#endif
-	z->next_in = (uint8_t *)in;
-	z->avail_in = in_bytes;
-	z->next_out = out;
-	z->avail_out = in_bytes - 1;
-	/* A reset takes the tuning back. */
-	if (deflateReset(z) != Z_OK ||
-	    deflateTune(z, DEFLATE_GOOD_LENGTH, DEFLATE_MAX_LAZY, DEFLATE_NICE_LENGTH,
-			DEFLATE_MAX_CHAIN) != Z_OK ||
-	    deflate(z, Z_FINISH) != Z_STREAM_END)
-		return 0;
-	return in_bytes - 1 - z->avail_out;
-}
+/* ---- compressing ---- */
 
 static const uint8_t *cluster_data(const struct batch *batch, unsigned index)
 {
@@ -160,8 +77,8 @@ static void lane_run(void *arg)
 
 	while ((i = atomic_fetch_add(&batch->next, 1)) < batch->nb)
 		batch->pieces[i].len_bytes =
-			encode(lane->encoder, cluster_data(batch, i), batch->cluster_bytes,
-			       batch->out + (size_t)i * batch->cluster_bytes);
+			encoder_run(lane->encoder, cluster_data(batch, i), batch->cluster_bytes,
+				    batch->out + (size_t)i * batch->cluster_bytes);
 }
 
 /* Also on the worker's thread. The last one to arrive wakes the coroutine. */
@@ -174,16 +91,6 @@ static void lane_done(struct worker_job *job)
 		reactor_wake_remote(co_reactor(waiter), &batch->wakeup, waiter);
 }
 
-static struct encoder *take_encoder(struct packer *packer)
-{
-	struct encoder *encoder = packer->idle;
-
-	if (!encoder)
-		return encoder_new(packer->image->info.zstd);
-	packer->idle = encoder->next;
-	return encoder;
-}
-
 static int coroutine_fn compress_all(struct batch *batch)
 {
 	struct packer *packer = batch->packer;
@@ -192,7 +99,7 @@ static int coroutine_fn compress_all(struct batch *batch)
 	struct lane lanes[LANES_MAX];
 
 	for (; nb < nb_max; nb++) {
-		struct encoder *encoder = take_encoder(packer);
+		struct encoder *encoder = encoder_take(&packer->idle, packer->image->info.zstd);
 
 		if (!encoder && !nb)
 			return -ENOMEM;
@@ -214,10 +121,8 @@ static int coroutine_fn compress_all(struct batch *batch)
 	} else {
 		lane_run(&lanes[0]);
 	}
-	for (unsigned i = 0; i < nb; i++) {
-		lanes[i].encoder->next = packer->idle;
-		packer->idle = lanes[i].encoder;
-	}
+	for (unsigned i = 0; i < nb; i++)
+		encoder_put_back(&packer->idle, lanes[i].encoder);
 	return 0;
 }
 
@@ -679,14 +584,9 @@ int packer_create(struct image *image, struct packer **ret_packer)
 
 void coroutine_fn packer_destroy(struct packer *packer)
 {
-	struct encoder *next;
-
 	if (!packer)
 		return;
 	let_go(packer);
-	for (struct encoder *encoder = packer->idle; encoder; encoder = next) {
-		next = encoder->next;
-		encoder_free(encoder);
-	}
+	encoder_free_all(&packer->idle);
 	free(packer);
 }
