@@ -39,15 +39,14 @@ static void print_line(const struct snapshot *snapshot)
 		 (unsigned)(snapshot->vm_clock_nsec / 1000000 % 1000));
 	if (snapshot->icount != UINT64_MAX)
 		snprintf(icount, sizeof(icount), "%" PRIu64, snapshot->icount);
-	text_print(stdout, "%-10s%-17s %7s %20s %12s %10s", snapshot->id, snapshot->name,
+	text_print(stdout, "%-9s %-16s %8s%20s%13s%11s", snapshot->id, snapshot->name,
 		   tool_human_size(snapshot->vm_state_bytes, size), date, clock, icount);
 	putchar('\n');
 }
 
 void snapshots_print_text(const struct snapshot_list *list)
 {
-	printf("%-10s%-17s %7s %20s %12s %10s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK",
-	       "ICOUNT");
+	printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
 	for (unsigned i = 0; i < list->nb; i++)
 		print_line(&list->snapshots[i]);
 }
