@@ -183,6 +183,13 @@ static int take_image(struct parser *parser, const char *text)
 	return set_string(&image->path, text);
 }
 
+static int take_mountpoint(struct parser *parser, const char *text)
+{
+	if (!*text)
+		return complain(parser, "the name of the mount point is empty");
+	return set_string(&parser->options->mountpoint, text);
+}
+
 static int take_positionals(struct parser *parser, int nb, char **args)
 {
 	struct options *options = parser->options;
@@ -191,7 +198,7 @@ static int take_positionals(struct parser *parser, int nb, char **args)
 	if (options->action == ACTION_UNMOUNT) {
 		if (nb != 1)
 			return complain(parser, "--unmount takes one MOUNTPOINT");
-		return set_string(&options->mountpoint, args[0]);
+		return take_mountpoint(parser, args[0]);
 	}
 	if (nb == 0)
 		return complain(parser, "IMAGE and MOUNTPOINT are missing");
@@ -207,7 +214,7 @@ static int take_positionals(struct parser *parser, int nb, char **args)
 		if (res < 0)
 			return res;
 	}
-	return set_string(&options->mountpoint, args[nb - 1]);
+	return take_mountpoint(parser, args[nb - 1]);
 }
 
 /* As for mount(8), the last of ro and rw holds; a switch that says the opposite is a mistake. */
