@@ -89,7 +89,7 @@ static int select_snapshot(struct image *image, const char *id_or_name, struct e
 
 	if (!snapshot)
 		return error_set(reterr, ERROR_OPEN, ENOENT,
-				 "no snapshot with the id or name \"%s\"; list them with qemu-img "
+				 "no snapshot with the id or name \"%s\"; list them with qcow2tool "
 				 "snapshot -l",
 				 id_or_name);
 	image->virtual_size = snapshot->virtual_size;

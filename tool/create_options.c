@@ -288,8 +288,12 @@ int coroutine_fn create_options_run(struct tool *tool, const struct create_optio
 		return status;
 	if (options->raw) {
 		ret = create_raw(options, file);
+		if (ret == -EPERM)
+			tool_say(path,
+				 "its length may not change; 'qcow2tool convert -n' writes into "
+				 "it as it is");
 		if (ret)
-			status = tool_fail(path, ret, NULL);
+			status = ret == -EPERM ? STATUS_SYSTEM : tool_fail(path, ret, NULL);
 	} else {
 		status = create_qcow2(tool, options, path, file);
 	}
