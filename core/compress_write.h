@@ -2,10 +2,8 @@
 /*
  * compress_write: writing compressed clusters ("Compressed Clusters Descriptor").
  *
- * Compressed clusters are packed one behind the other, across host clusters where those
- * are contiguous; each host cluster's refcount is the number of descriptors that touch
- * it. The packer holds one reference of its own on the host cluster that it will go on
- * filling, so that nobody else reuses it meanwhile; a crash leaks that one at most.
+ * Compressed clusters are packed one behind the other (compress_place.h). Between two calls the
+ * packer keeps the host cluster that it will go on filling.
  *
  * Thread model: a coroutine of the image's reactor. Several may write through one packer;
  * the clusters of a call are compressed at the same time on the reactor's workers.

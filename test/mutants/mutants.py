@@ -427,10 +427,12 @@ mutant("compress-link-before-data", "the entry shows compressed data that is not
          LINK_PIECES + "\t\trange_unlock(&writer->in_flight, &hold);\n\t\tret = write_pieces(batch);\n")],
        EDITS, [line(PACK, LINK_PIECES)])
 mutant("compress-keeps-failed-clusters", "a compressed write that failed leaks its clusters",
-       [(PACK, "\t\tgive_back(batch->packer, batch, nb_linked);\n", "\t\t(void)give_back;\n")], EDITS)
+       [(PACK, "\t\tplacer_give_back(&batch->packer->placer, batch->pieces + nb_linked,\n"
+         "\t\t\t\t batch->nb - nb_linked);\n", "\t\t(void)nb_linked;\n")], EDITS)
 
 mutant("compress-no-packer-mutex", "two compressed writes take the same place",
-       [(PACK, "\tco_mutex_lock(&packer->mutex);\n", ""), (PACK, "\tco_mutex_unlock(&packer->mutex);\n", "")],
+       [("core/compress_place.c", "\tco_mutex_lock(&placer->mutex);\n", ""),
+        ("core/compress_place.c", "\tco_mutex_unlock(&placer->mutex);\n", "")],
        EDITS)
 
 # ---- repairs ----
