@@ -45,7 +45,7 @@ static int check_loop(const struct image *chain, const struct file *file, const 
 {
 	for (const struct image *layer = chain; layer; layer = layer->backing)
 		if (is_same(file, layer->file) ||
-		    (layer->data_file != layer->file && is_same(file, layer->data_file)))
+		    (has_data_file(layer) && is_same(file, layer->data_file)))
 			return error_set(reterr, ERROR_BACKING, ELOOP,
 					 "%s %s: the chain of backing files is a loop", what,
 					 file->name);

@@ -321,7 +321,7 @@ int packer_create(struct image *image, struct packer **ret_packer)
 
 	if (!image->writer)
 		return -EROFS;
-	if (image->data_file != image->file)
+	if (has_data_file(image))
 		return -EOPNOTSUPP;
 	packer = calloc(1, sizeof(*packer));
 	if (!packer)

@@ -16,16 +16,6 @@
 
 #include <errno.h>
 
-static bool is_external(const struct image *image)
-{
-	return image->data_file != image->file;
-}
-
-static bool is_raw_external(const struct image *image)
-{
-	return is_external(image) && image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW;
-}
-
 /* Would an unallocated cluster at guest_off show something other than zeros? */
 static bool uncovers(const struct image *image, uint64_t guest_off)
 {
@@ -37,7 +27,7 @@ static bool entries_can_zero(const struct image *image, uint64_t guest_off, enum
 {
 	if (mode == ZERO_DROP)
 		return true;
-	if (is_raw_external(image))
+	if (has_raw_data_file(image))
 		return false;
 	if (image->info.version >= 3)
 		return true;
@@ -62,9 +52,9 @@ static struct l2_entry zeroed_entry(const struct image *image, uint64_t guest_of
 {
 	bool compressed = old.entry & L2_COMPRESSED;
 	/* A damaged entry of an external data file may point elsewhere: it is replaced. */
-	bool in_place = !is_external(image) || (old.entry & L2_OFFSET_MASK) == guest_off;
+	bool in_place = !has_data_file(image) || (old.entry & L2_OFFSET_MASK) == guest_off;
 	bool mine = !compressed && in_place && old.entry & ENTRY_COPIED;
-	bool keep = mine && mode != ZERO_DROP && (mode == ZERO_KEEP || is_external(image));
+	bool keep = mine && mode != ZERO_DROP && (mode == ZERO_KEEP || has_data_file(image));
 	bool flag = keep || (mode != ZERO_DROP && uncovers(image, guest_off));
 	struct l2_entry entry = {0};
 
@@ -102,7 +92,7 @@ static int coroutine_fn zero_entries(struct writer *writer, uint64_t l2_off, uin
 			continue;
 		if (unlink)
 			table_unlink(writer, old);
-		else if (is_external(image) && mode == ZERO_FREE)
+		else if (has_data_file(image) && mode == ZERO_FREE)
 			free_data_cluster(writer, off);
 		table_set_entry(writer, &window, i, entry);
 	}
@@ -228,7 +218,7 @@ static int coroutine_fn zero_units(struct writer *writer, uint64_t pos, uint64_t
 		if (ret == -EOPNOTSUPP) {
 			uint64_t stop = min_u64(end, round_down(pos, size) + size);
 
-			if (is_raw_external(writer->image) && mode == ZERO_FREE)
+			if (has_raw_data_file(writer->image) && mode == ZERO_FREE)
 				ret = zero_raw_data(writer, pos, end, &stop);
 			else
 				ret = write_zeros(writer, pos, stop - pos);
@@ -347,7 +337,7 @@ static int coroutine_fn allocate_step(struct writer *writer, uint64_t pos, uint6
 		ret = file_allocate(image->data_file, extent.host_off, *ret_len_bytes);
 		return ret == -EOPNOTSUPP ? 0 : ret;
 	}
-	if (image->info.version >= 3 && !is_external(image)) {
+	if (image->info.version >= 3 && !has_data_file(image)) {
 		ret = is_plain_zero(image, pos, end, &len_bytes);
 		if (ret)
 			return ret;

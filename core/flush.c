@@ -160,7 +160,7 @@ static int coroutine_fn data_barrier(struct writer *writer)
 	struct image *image = writer->image;
 	int ret = 0;
 
-	if (image->data_file != image->file) {
+	if (has_data_file(image)) {
 		ret = file_flush(image->data_file);
 		if (ret)
 			writer->failed = ret;

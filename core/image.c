@@ -182,7 +182,7 @@ const struct file *image_file(const struct image *image, unsigned layer)
 const struct file *image_data_file(const struct image *image, unsigned layer)
 {
 	image = find_layer(image, layer);
-	return image && image->data_file != image->file ? image->data_file : NULL;
+	return image && has_data_file(image) ? image->data_file : NULL;
 }
 
 unsigned image_nb_snapshots(const struct image *image)
@@ -234,7 +234,7 @@ uint64_t image_host_sectors(const struct image *image)
 
 	for (; image; image = image->backing) {
 		sectors += file_host_sectors(image->file);
-		if (image->data_file != image->file)
+		if (has_data_file(image))
 			sectors += file_host_sectors(image->data_file);
 	}
 	return sectors;

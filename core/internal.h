@@ -67,6 +67,18 @@ static inline uint64_t cluster_size(const struct image *image)
 	return 1ull << image->cluster_bits;
 }
 
+/* Is guest data in an external data file, each cluster at its own place there? */
+static inline bool has_data_file(const struct image *image)
+{
+	return image->data_file != image->file;
+}
+
+/* And does that file read as the disk without any tables? */
+static inline bool has_raw_data_file(const struct image *image)
+{
+	return has_data_file(image) && image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW;
+}
+
 /* Between io_begin() and io_end() host clusters found by a look-up are not reused. */
 void io_begin(struct image *image, struct io_record *record);
 void io_end(struct image *image, struct io_record *record);

@@ -49,7 +49,7 @@ static int check_data_off(const struct image *image, uint64_t guest_off, uint64_
 {
 	if (host_off & (cluster_size(image) - 1))
 		return -EIO;
-	if (image->data_file != image->file && host_off != guest_off)
+	if (has_data_file(image) && host_off != guest_off)
 		return -EIO;
 	return 0;
 }
@@ -57,7 +57,7 @@ static int check_data_off(const struct image *image, uint64_t guest_off, uint64_
 int map_decode_l2(const struct image *image, uint64_t guest_off, uint64_t entry, uint64_t bitmap,
 		  unsigned subcluster, struct l2_meaning *ret)
 {
-	bool external = image->data_file != image->file;
+	bool external = has_data_file(image);
 	uint64_t reserved = L2_STD_RESERVED_MASK;
 	bool alloc, zero;
 

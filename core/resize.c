@@ -79,7 +79,7 @@ static uint64_t end_of_leftovers(const struct image *image, uint64_t old_bytes)
 	uint64_t end = round_up(old_bytes, cluster_size(image)), mapped_bytes;
 	unsigned span_bits = image->cluster_bits + image->l2_bits;
 
-	if (image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW)
+	if (has_raw_data_file(image))
 		return end;
 	if (checked_mul(image->l1_size, 1ull << span_bits, &mapped_bytes))
 		mapped_bytes = UINT64_MAX;
@@ -94,7 +94,7 @@ static int coroutine_fn resize_data_file(struct writer *writer, uint64_t size_by
 	struct image *image = writer->image;
 	struct file *file = image->data_file;
 
-	if (file == image->file || file->is_block_device ||
+	if (!has_data_file(image) || file->is_block_device ||
 	    (file->size_bytes >= size_bytes) == grows)
 		return 0;
 	writer_note_write(writer);
@@ -108,7 +108,7 @@ static int coroutine_fn map_raw_clusters(struct writer *writer, uint64_t pos, ui
 	uint64_t size = cluster_size(image);
 	int ret = 0;
 
-	if (!(image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW))
+	if (!has_raw_data_file(image))
 		return 0;
 	for (pos = round_down(pos, size); pos < end && !ret;) {
 		struct l2_window window;

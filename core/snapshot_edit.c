@@ -196,9 +196,7 @@ enum edit { EDIT_SNAPSHOTS, EDIT_STATE, EDIT_EMPTY };
 /* The data of an external file are in no snapshot; a raw one shows what the image shows. */
 static bool possible(const struct image *image, enum edit edit)
 {
-	return image->data_file == image->file ||
-	       (edit == EDIT_EMPTY &&
-		!(image->header.autoclear_features & AUTOCLEAR_DATA_FILE_RAW));
+	return !has_data_file(image) || (edit == EDIT_EMPTY && !has_raw_data_file(image));
 }
 
 static int coroutine_fn begin(struct image *image, enum edit edit)
@@ -432,7 +430,7 @@ int coroutine_fn snapshot_make_empty(struct image *image, struct error **reterr)
 	if (!ret)
 		ret = make_empty(image->writer);
 	/* Nothing points there any more, durably. Failing, it takes up space and no more. */
-	if (!ret && image->data_file != image->file && !image->header.nb_snapshots)
+	if (!ret && has_data_file(image) && !image->header.nb_snapshots)
 		(void)file_punch(image->data_file, 0, image->data_file->size_bytes);
 	return end(image, ret, "cannot empty the image", reterr);
 }

@@ -146,7 +146,7 @@ void table_unlink(struct writer *writer, struct l2_entry old)
 	uint64_t first, last;
 	uint32_t len_bytes = 1;
 
-	if (image->data_file != image->file)
+	if (has_data_file(image))
 		return; /* data clusters of an external file have no refcounts */
 	if (old.entry & L2_COMPRESSED) {
 		compress_decode_descriptor(image->cluster_bits, old.entry, &host_off, &len_bytes);

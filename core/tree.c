@@ -85,7 +85,7 @@ static int coroutine_fn walk_l2(struct walk *walk, uint64_t l1_entry)
 		return -EIO;
 	ret = file_read(image->file, l2_off, walk->l2, cluster_size(image), IO_TAG_L2);
 	/* Data of an external file have no refcounts. */
-	if (image->data_file == image->file)
+	if (!has_data_file(image))
 		for (uint64_t i = 0; i < 1ull << image->l2_bits && !ret; i++)
 			ret = walk_entry(walk, be64_get(walk->l2 + i * image->l2_entry_bytes));
 	return ret ? ret : visit_run(walk, l2_off >> image->cluster_bits, 1);
@@ -300,7 +300,7 @@ int coroutine_fn tree_update_copied(struct writer *writer)
 			ret = is_alone(writer, l2_off, &alone);
 		if (!ret && l2_off)
 			ret = update_l1_entry(writer, i, alone);
-		if (!ret && l2_off && image->data_file == image->file)
+		if (!ret && l2_off && !has_data_file(image))
 			ret = update_l2(writer, l2_off, i << span_bits);
 		if (ret)
 			return ret;

@@ -45,8 +45,7 @@ static int coroutine_fn check_target(struct writer *writer, uint64_t host_off, u
 {
 	if (writer->failed)
 		return writer->failed;
-	if (writer->image->data_file == writer->image->file &&
-	    overlap_hits(&writer->overlap, host_off, len_bytes))
+	if (!has_data_file(writer->image) && overlap_hits(&writer->overlap, host_off, len_bytes))
 		return writer_mark_corrupt(writer);
 	return 0;
 }
@@ -166,7 +165,7 @@ static int coroutine_fn take_clusters(struct writer *writer, struct alloc_run *r
 	uint64_t nb, run_end;
 	int ret;
 
-	if (image->data_file != image->file) {
+	if (has_data_file(image)) {
 		run->host_off = run->first_cluster;
 		return 0;
 	}
@@ -309,8 +308,7 @@ static int coroutine_fn execute_run(struct writer *writer, struct alloc_run *run
 		ret = link_run(writer, run, l2_off, &nb_linked); /* I3: after the data */
 	buf_put(run->head, run->head_bytes);
 	buf_put(run->tail, run->tail_bytes);
-	if (nb_linked < run->nb_clusters && !run->reuse &&
-	    writer->image->data_file == writer->image->file)
+	if (nb_linked < run->nb_clusters && !run->reuse && !has_data_file(writer->image))
 		alloc_undo(writer, run->host_off + (nb_linked << bits),
 			   run->nb_clusters - nb_linked); /* I12 */
 	return ret;
