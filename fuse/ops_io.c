@@ -138,6 +138,27 @@ static void end_read(struct ops *ops, struct node *node, size_t len_bytes)
 		co_queue_wake_all(&ops->read_waiters);
 }
 
+/* Less than *len_bytes where the disk has become shorter since its size was looked at. */
+static int coroutine_fn read_disk(const struct node *node, uint64_t off, void *buf,
+				  size_t *len_bytes, struct read_pieces *pieces)
+{
+	struct image *image = node_image(node);
+	uint64_t guest_off = node->start_bytes + off;
+	int res;
+
+	while ((res = image_read(image, guest_off, buf, *len_bytes, pieces)) == -EINVAL) {
+		uint64_t size_bytes = image_info(image)->virtual_size;
+		uint64_t left = size_bytes > guest_off ? size_bytes - guest_off : 0;
+
+		if (left >= *len_bytes)
+			return res;
+		*len_bytes = left;
+		if (!left)
+			return 0;
+	}
+	return res;
+}
+
 /* Nobody waits while the reactor copies, and a worker would have to be woken. */
 static bool is_alone(const struct ops *ops)
 {
@@ -150,11 +171,12 @@ static void coroutine_fn read_and_reply(struct request *request, size_t len_byte
 	struct read_pieces pieces;
 	int res;
 
-	res = image_read(node_image(request->node), request->node->start_bytes + request->offset,
-			 request->buf, len_bytes, &pieces);
+	res = read_disk(request->node, request->offset, request->buf, &len_bytes, &pieces);
 	reactor_pass();
 	if (res < 0)
 		fail(request, "read error", request->offset, res);
+	else if (!len_bytes)
+		request_reply_error(request, 0);
 	else if (!build_reply(&reply, request->ops, &pieces))
 		request_reply_error(request, -EIO);
 	else if (len_bytes > request->transport->reply_inline_bytes && !is_alone(request->ops))
@@ -416,18 +438,18 @@ static int coroutine_fn write_pieces(struct image *image, uint64_t off,
 	return res;
 }
 
+/* *chunk_bytes becomes 0 where the end is. */
 static int coroutine_fn copy_chunk(struct request *request, struct node *to, uint64_t done,
-				   uint64_t chunk_bytes)
+				   size_t *chunk_bytes)
 {
 	uint64_t from_off = request->offset + done, to_off = request->offset_out + done;
 	struct read_pieces pieces;
-	int res = image_read(node_image(request->node), request->node->start_bytes + from_off,
-			     request->buf, chunk_bytes, &pieces);
+	int res = read_disk(request->node, from_off, request->buf, chunk_bytes, &pieces);
 
-	if (res < 0) {
+	if (res < 0)
 		report(request->ops, request->node, "read error", from_off, res);
+	if (res < 0 || !*chunk_bytes)
 		return res;
-	}
 	res = write_pieces(to->disk->image, to->start_bytes + to_off, &pieces);
 	if (res < 0)
 		report(request->ops, to, "write error", to_off, res);
@@ -442,11 +464,13 @@ static int64_t coroutine_fn copy_chunks(struct request *request, struct node *to
 
 	while (done < len_bytes) {
 		uint64_t left = len_bytes - done;
-		uint64_t chunk_bytes = left < request->buf_bytes ? left : request->buf_bytes;
-		int res = copy_chunk(request, to, done, chunk_bytes);
+		size_t chunk_bytes = left < request->buf_bytes ? left : request->buf_bytes;
+		int res = copy_chunk(request, to, done, &chunk_bytes);
 
 		if (res < 0)
 			return done ? (int64_t)done : res;
+		if (!chunk_bytes)
+			break;
 		done += chunk_bytes;
 	}
 	return (int64_t)done;
