@@ -310,7 +310,8 @@ static enum exit_status await_end(const char *path, int pidfd, bool lazy, uint64
 	if (patient)
 		return EXIT_OK;
 	log_error("%s: unmounted, but its server has not ended%s", path,
-		  lazy ? ": the mount is still in use" : "");
+		  lazy ? ": the mount is still in use"
+		       : "; another mount namespace may show it, too (see /proc/*/mountinfo)");
 	return EXIT_BUSY;
 }
 
