@@ -125,7 +125,7 @@ void site_report(const struct site_table *table, const char *name)
 
 	for (unsigned i = 0; i < STACKS_MAX && in; i++) {
 		const struct stack *stack = &table->stacks[i];
-		char function[NAME_BYTES], place[NAME_BYTES], site[2 * NAME_BYTES] = "";
+		char function[NAME_BYTES], place[NAME_BYTES], site[2 * NAME_BYTES + 4] = "";
 		bool in_core = false;
 
 		if (!stack->hash)
