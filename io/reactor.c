@@ -13,7 +13,7 @@
  *   R5  Without work the loop waits in the engine until a completion, the next timer, a post, or
  *       something to take from the source. Before that it may look around for busy_ns, as long
  *       as that pays: each time in vain makes the number of sleeps before the next attempt four
- *       times as large, each success halves it.
+ *       times as large, each success halves it. What comes within a tenth of busy_ns is none.
  *
  * One round: clock, inbox, timers, source, ready coroutines, engine. Coroutines that
  * become ready while others run belong to the same round, so one system call
@@ -354,6 +354,15 @@ static struct experience *find_experience(struct reactor *reactor)
 	return &reactor->experiences[nb_alive < NB_SITUATIONS ? nb_alive : NB_SITUATIONS - 1];
 }
 
+static void look_less(struct reactor *reactor)
+{
+	struct experience *busy = reactor->busy;
+
+	busy->skip = busy->skip < BUSY_SKIP_MAX / 4 ? 4 * busy->skip + 3 : BUSY_SKIP_MAX;
+	busy->skipped = 0;
+	reactor->busy_until_ns = 0;
+}
+
 /* Nothing is to be done: whether to look once more. */
 static bool look_around(struct reactor *reactor)
 {
@@ -373,18 +382,23 @@ static bool look_around(struct reactor *reactor)
 	}
 	if (read_clock(reactor) < reactor->busy_until_ns)
 		return true;
-	busy = reactor->busy;
-	busy->skip = busy->skip < BUSY_SKIP_MAX / 4 ? 4 * busy->skip + 3 : BUSY_SKIP_MAX;
-	busy->skipped = 0;
-	reactor->busy_until_ns = 0;
+	look_less(reactor);
 	return false;
 }
 
-/* Something is to be done: it has paid, if it was tried. */
+/*
+ * Something is to be done: it has paid, if it was tried. Not if that came at once: clients that are
+ * at work need no wake-up, and while the loop falls asleep and wakes up, more of it gathers.
+ */
 static void look_no_more(struct reactor *reactor)
 {
-	if (reactor->busy_until_ns)
-		reactor->busy->skip /= 2;
+	if (!reactor->busy_until_ns)
+		return;
+	if (reactor->now_ns + reactor->busy_ns < reactor->busy_until_ns + reactor->busy_ns / 10) {
+		look_less(reactor);
+		return;
+	}
+	reactor->busy->skip /= 2;
 	reactor->busy_until_ns = 0;
 }
 

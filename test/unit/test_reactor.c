@@ -547,6 +547,16 @@ static void test_looking_around_half_in_vain_becomes_rare(void **state)
 	assert_in_range(nb_tries, MAX_NAPS / 128, MAX_NAPS / 10);
 }
 
+static void test_what_comes_at_once_is_not_looked_for(void **state)
+{
+	unsigned nb_tries = 0;
+	engine->look_ns = BUSY_NS / 20;
+	nap_often(0, MAX_NAPS, BUSY_NS / 20);
+	for (unsigned i = 0; i < MAX_NAPS; i++)
+		nb_tries += looks[i] > 0;
+	assert_int_equal(nb_tries, 1 + 3 + (MAX_NAPS - 85) / 128);
+}
+
 static struct numbered companion;
 
 static void nap_long(void *arg)
@@ -818,6 +828,7 @@ int main(void)
 		BUSY(test_looking_around_in_vain_becomes_rare),
 		BUSY(test_looking_around_goes_on_while_it_pays),
 		BUSY(test_looking_around_half_in_vain_becomes_rare),
+		BUSY(test_what_comes_at_once_is_not_looked_for),
 		BUSY(test_waiting_for_something_else_is_another_experience),
 		BUSY(test_looking_around_asks_the_source),
 		REAL(test_remote_wake_reaches_what_parks),
