@@ -219,6 +219,8 @@ int coroutine_fn check_walk_snapshots(struct check *check, struct error **reterr
 int coroutine_fn check_walk_bitmaps(struct check *check);
 
 /* ---- check_refcount.c ---- */
+uint64_t check_refcount_get(const uint8_t *block, uint64_t index, unsigned order);
+void check_refcount_put(uint8_t *block, uint64_t index, unsigned order, uint64_t refcount);
 /* Whether refcount block `index` has an offset where no block can be. */
 bool check_block_is_misplaced(const struct check *check, uint64_t index);
 /* Refcount block `index`; NULL when there is none, which is as good as zeros. 0 or -errno. */

@@ -9,7 +9,6 @@
  * leaked or freed too early.
  */
 #include "core/check_int.h"
-#include "core/refcount.h"
 #include "io/buf.h"
 
 #include <errno.h>
@@ -114,7 +113,7 @@ static void block_fill(const struct check *check, const struct plan *plan, uint6
 		else if (cluster < check->refs.nb)
 			refcount = check_right_refcount(check, cluster);
 		if (refcount)
-			refcount_encode(buf, i, header->refcount_order, refcount);
+			check_refcount_put(buf, i, header->refcount_order, refcount);
 	}
 }
 

@@ -8,12 +8,55 @@
  * read only once. Then for the comparison, block by block beside the counters.
  */
 #include "core/check_int.h"
-#include "core/refcount.h"
 
 #include <errno.h>
 #include <inttypes.h>
 
 #define TABLE_CHUNK_BYTES (64u << 10)
+
+/* ---- refcounts of every width, read without the writer whom this judges ---- */
+
+uint64_t check_refcount_get(const uint8_t *block, uint64_t index, unsigned order)
+{
+	uint64_t first_bit = index << order;
+
+	switch (order) {
+	case 6:
+		return be64_get(block + index * 8);
+	case 5:
+		return be32_get(block + index * 4);
+	case 4:
+		return be16_get(block + index * 2);
+	case 3:
+		return block[index];
+	default:
+		return block[first_bit / 8] >> (first_bit % 8) & ((1u << (1u << order)) - 1);
+	}
+}
+
+void check_refcount_put(uint8_t *block, uint64_t index, unsigned order, uint64_t refcount)
+{
+	uint64_t first_bit = index << order;
+	unsigned mask = (1u << (1u << (order & 3))) - 1;
+
+	switch (order) {
+	case 6:
+		be64_put(block + index * 8, refcount);
+		break;
+	case 5:
+		be32_put(block + index * 4, refcount);
+		break;
+	case 4:
+		be16_put(block + index * 2, refcount);
+		break;
+	case 3:
+		block[index] = refcount;
+		break;
+	default:
+		block[first_bit / 8] &= ~(mask << (first_bit % 8));
+		block[first_bit / 8] |= refcount << (first_bit % 8);
+	}
+}
 
 /* ---- loading ---- */
 
@@ -91,7 +134,7 @@ int coroutine_fn check_refcounts_load(struct check *check)
 		if (err)
 			return err;
 		for (uint64_t i = 0; block && i < nb; i++)
-			if (refcount_decode(block, i, order) == 1)
+			if (check_refcount_get(block, i, order) == 1)
 				check_set_bit(check->single, first + i);
 	}
 	return 0;
@@ -124,7 +167,7 @@ static int coroutine_fn far_is_single(struct check *check, uint64_t cluster)
 	if (err)
 		return err;
 	in_block -= round_down(byte_in_block, 8) * 8 >> header->refcount_order;
-	return refcount_decode(data, in_block, header->refcount_order) == 1;
+	return check_refcount_get(data, in_block, header->refcount_order) == 1;
 }
 
 int coroutine_fn check_refcount_is_single(struct check *check, uint64_t cluster)
@@ -252,7 +295,7 @@ int coroutine_fn check_compare(struct check *check)
 			continue;
 		}
 		for (uint64_t i = 0; i < nb; i++) {
-			uint64_t refcount = block ? refcount_decode(block, i, order) : 0;
+			uint64_t refcount = block ? check_refcount_get(block, i, order) : 0;
 			uint64_t refs = check_refs_get(&check->refs, first + i);
 
 			if (refcount | refs)

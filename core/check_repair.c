@@ -8,7 +8,6 @@
  * is, and the finding stays too.
  */
 #include "core/check_int.h"
-#include "core/refcount.h"
 #include "io/buf.h"
 
 #include <errno.h>
@@ -255,12 +254,12 @@ static void block_mend(const struct check *check, struct edit *edit, uint64_t fi
 	unsigned order = check->header.refcount_order;
 
 	for (uint64_t i = 0; i < nb; i++) {
-		uint64_t refcount = refcount_decode(edit->buf, i, order);
+		uint64_t refcount = check_refcount_get(edit->buf, i, order);
 		uint64_t right = check_right_refcount(check, first + i);
 
 		if (direction == CHECK_RAISE ? refcount >= right : refcount <= right)
 			continue;
-		refcount_encode(edit->buf, i, order, right);
+		check_refcount_put(edit->buf, i, order, right);
 		edit_note(edit, i << order >> 3, max_u64(1, 1u << order >> 3));
 	}
 }

@@ -13,7 +13,6 @@
  * because qemu-img does so.
  */
 #include "core/check_int.h"
-#include "core/compress.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -305,8 +304,10 @@ static int l2_mend(struct check *check, const struct l2_walk *walk, unsigned at,
 static int compressed_walk(struct check *check, struct l2_walk *walk, uint64_t entry,
 			   uint64_t bitmap)
 {
-	uint32_t times = walk->l2->nb_refs, len_bytes;
-	uint64_t host_off;
+	unsigned shift = 62 - (check->header.cluster_bits - 8);
+	uint64_t host_off = entry & ((1ull << shift) - 1);
+	uint64_t nb_sectors = (entry >> shift & ((1u << (check->header.cluster_bits - 8)) - 1)) + 1;
+	uint32_t times = walk->l2->nb_refs;
 	int err;
 
 	if (entry & ENTRY_COPIED) {
@@ -330,8 +331,7 @@ static int compressed_walk(struct check *check, struct l2_walk *walk, uint64_t e
 	check->report->allocated_clusters += walk->l2->nb_active;
 	check->report->compressed_clusters += walk->l2->nb_active;
 	check->report->fragmented_clusters += walk->l2->nb_active;
-	compress_decode_descriptor(check->header.cluster_bits, entry, &host_off, &len_bytes);
-	return check_mark(check, host_off, len_bytes, times, false);
+	return check_mark(check, host_off, nb_sectors * 512 - (host_off & 511), times, false);
 }
 
 static int coroutine_fn copied_check(struct check *check, const struct check_l2 *l2, uint64_t entry)

@@ -7,7 +7,6 @@
  * simulated disk.
  */
 #include "core/check_int.h"
-#include "core/refcount.h"
 #include "io/buf.h"
 
 #include "test/sim/choose.h"
@@ -50,7 +49,7 @@ static void img_put(struct img *img, uint64_t off, uint64_t value)
 
 static void img_refcount(struct img *img, uint64_t cluster, uint64_t refcount)
 {
-	refcount_encode(img->data + at(img, AT_BLOCK), cluster, img->order, refcount);
+	check_refcount_put(img->data + at(img, AT_BLOCK), cluster, img->order, refcount);
 }
 
 /* The entry of guest cluster `index`. */
@@ -245,7 +244,34 @@ static void check_and_repair(const struct img *img, enum check_repair repair, ui
 	free(img->data);
 }
 
-/* ---- counters of every width ---- */
+/* ---- refcounts of every width, counters of every width ---- */
+
+static void refcounts_of_every_width(void **state)
+{
+	for (unsigned order = 0; order <= 6; order++) {
+		uint64_t max = UINT64_MAX >> (64 - (1u << order));
+		uint8_t block[512];
+		unsigned nb = 4096 >> order;
+
+		memset(block, 0xff, sizeof(block));
+		for (unsigned i = 0; i < nb; i++) {
+			assert_int_equal(check_refcount_get(block, i, order), max);
+			check_refcount_put(block, i, order, i & max);
+		}
+		for (unsigned i = 0; i < nb; i++)
+			assert_int_equal(check_refcount_get(block, i, order), i & max);
+	}
+	/* Below a byte the least significant bits come first, above it is big-endian. */
+	const uint8_t bytes[8] = {0xb1, 0x02, 0, 0, 0, 0, 0, 3};
+	assert_int_equal(check_refcount_get(bytes, 0, 0), 1);
+	assert_int_equal(check_refcount_get(bytes, 1, 0), 0);
+	assert_int_equal(check_refcount_get(bytes, 3, 1), 2);
+	assert_int_equal(check_refcount_get(bytes, 0, 2), 1);
+	assert_int_equal(check_refcount_get(bytes, 1, 2), 0xb);
+	assert_int_equal(check_refcount_get(bytes, 0, 4), 0xb102);
+	assert_int_equal(check_refcount_get(bytes, 1, 5), 3);
+	assert_int_equal(check_refcount_get(bytes, 0, 6), 0xb102000000000003);
+}
 
 static void counters_widen(void **state)
 {
@@ -839,6 +865,7 @@ static int group_teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(refcounts_of_every_width),
 		cmocka_unit_test(counters_widen),
 		cmocka_unit_test(sound_images),
 		cmocka_unit_test(leak),
