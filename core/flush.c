@@ -197,17 +197,17 @@ static uint64_t end_of_use(const struct writer *writer)
 static int coroutine_fn extend_file(struct writer *writer)
 {
 	struct file *file = writer->image->file;
-	uint64_t end = writer->zero_from, size = cluster_size(writer->image);
+	uint64_t end = writer->zero_from, size = cluster_size(writer->image), used_end;
 	int ret;
 
 	/* Only the last cluster of a file may be incomplete. */
 	if (file->is_block_device || end < file->size_bytes + size)
 		return 0;
 	ret = file_truncate(file, end);
-	if (!ret || end_of_use(writer) == end)
+	used_end = ret ? end_of_use(writer) : end;
+	if (used_end == end)
 		return ret;
-	end = end_of_use(writer);
-	return end < file->size_bytes + size ? 0 : file_truncate(file, end);
+	return used_end < file->size_bytes + size ? 0 : file_truncate(file, used_end);
 }
 
 static int coroutine_fn store_and_bar(struct writer *writer, struct store_set *set)

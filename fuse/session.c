@@ -23,12 +23,12 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -369,10 +369,8 @@ static void describe_node(const struct session *session, const struct node *node
 		       file->align);
 	}
 	file = image_data_file(image, 0);
-	if (file) {
-		text_print(stdout, "  data in %s", file->name);
-		putchar('\n');
-	}
+	if (file)
+		text_print_line(stdout, "  data in %s", file->name);
 }
 
 static void describe(const struct session *session)

@@ -71,6 +71,16 @@ void text_print(FILE *out, const char *fmt, ...)
 	va_end(args);
 }
 
+void text_print_line(FILE *out, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	text_vprint(out, fmt, args);
+	va_end(args);
+	fputc('\n', out);
+}
+
 void text_print_json(FILE *out, const char *text)
 {
 	const unsigned char *pos = (const unsigned char *)text;

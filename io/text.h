@@ -18,6 +18,8 @@ void text_make_printable(char *text);
 /* Prints a part of one line; what the arguments hold is made printable. */
 void text_print(FILE *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void text_vprint(FILE *out, const char *fmt, va_list args) __attribute__((format(printf, 2, 0)));
+/* The same, and the end of the line. */
+void text_print_line(FILE *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Prints a string of JSON, with its quotes. What is no UTF-8 becomes U+FFFD. */
 void text_print_json(FILE *out, const char *text);

@@ -23,8 +23,7 @@ enum {
 static void print_finding(void *ctx, const char *line)
 {
 	/* JSON has standard output for itself. */
-	text_print(ctx, "%s", line);
-	fputc('\n', ctx);
+	text_print_line(ctx, "%s", line);
 }
 
 static void print_json(const char *path, const struct check_report *report)

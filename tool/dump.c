@@ -162,10 +162,9 @@ static int coroutine_fn dump_header(struct dump *d)
 	}
 	if (d->as_json)
 		json_close_object(&d->json);
-	else if (d->t->header.backing_name) {
-		text_print(stdout, "  %-24s \"%s\"", "backing_file", d->t->header.backing_name);
-		putchar('\n');
-	}
+	else if (d->t->header.backing_name)
+		text_print_line(stdout, "  %-24s \"%s\"", "backing_file",
+				d->t->header.backing_name);
 	return 0;
 }
 

@@ -173,13 +173,6 @@ static void print_json(struct json *json, const struct layer_facts *facts)
 
 /* ---- text ---- */
 
-/* `value` is as the image has it. */
-static void print_line(const char *label, const char *value)
-{
-	text_print(stdout, "%s: %s", label, value);
-	putchar('\n');
-}
-
 static const char *yes_no(bool value)
 {
 	return value ? "true" : "false";
@@ -206,14 +199,14 @@ static void print_specific(const struct layer_facts *facts)
 			printf("                [%u]: in-use\n", nb_flags++);
 		if (bitmap->flags & BITMAP_FLAG_AUTO)
 			printf("                [%u]: auto\n", nb_flags);
-		print_line("            name", bitmap->name);
+		text_print_line(stdout, "            name: %s", bitmap->name);
 		printf("            granularity: %llu\n", 1ull << (bitmap->granularity_bits & 63));
 	}
 	printf("    refcount bits: %u\n", 1u << h->refcount_order);
 	if (h->version < 3)
 		return;
 	if (h->data_name)
-		print_line("    data file", h->data_name);
+		text_print_line(stdout, "    data file: %s", h->data_name);
 	if (h->incompatible_features & INCOMPAT_DATA_FILE)
 		printf("    data file raw: %s\n",
 		       yes_no(h->autoclear_features & AUTOCLEAR_DATA_FILE_RAW));
@@ -227,7 +220,7 @@ static void print_text(const struct layer_facts *facts)
 	const struct header *h = &facts->header;
 	char virtual_size[32], disk_size[32];
 
-	print_line("image", facts->path);
+	text_print_line(stdout, "image: %s", facts->path);
 	printf("file format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
 	       facts->raw ? "raw" : "qcow2", tool_human_size(facts->virtual_size, virtual_size),
 	       facts->virtual_size, tool_human_size(facts->actual_bytes, disk_size));
@@ -242,7 +235,7 @@ static void print_text(const struct layer_facts *facts)
 			text_print(stdout, " (actual path: %s)", facts->full_backing);
 		putchar('\n');
 		if (h->backing_format)
-			print_line("backing file format", h->backing_format);
+			text_print_line(stdout, "backing file format: %s", h->backing_format);
 	}
 	if (facts->snapshots.nb) {
 		printf("Snapshot list:\n");

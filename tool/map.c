@@ -52,9 +52,8 @@ static void print_text(struct map_run *run, const struct entry *e)
 		file = image_file(image, e->depth);
 	if (e->has_offset)
 		snprintf(offset, sizeof(offset), "%#" PRIx64, e->offset);
-	text_print(stdout, "%#-16" PRIx64 "%#-16" PRIx64 "%-16s%s", e->start, e->len_bytes, offset,
-		   file->name);
-	putchar('\n');
+	text_print_line(stdout, "%#-16" PRIx64 "%#-16" PRIx64 "%-16s%s", e->start, e->len_bytes,
+			offset, file->name);
 }
 
 static void print_entry(struct map_run *run, const struct entry *e)

@@ -39,9 +39,8 @@ static void print_line(const struct snapshot *snapshot)
 		 (unsigned)(snapshot->vm_clock_nsec / 1000000 % 1000));
 	if (snapshot->icount != UINT64_MAX)
 		snprintf(icount, sizeof(icount), "%" PRIu64, snapshot->icount);
-	text_print(stdout, "%-9s %-16s %8s%20s%13s%11s", snapshot->id, snapshot->name,
-		   tool_human_size(snapshot->vm_state_bytes, size), date, clock, icount);
-	putchar('\n');
+	text_print_line(stdout, "%-9s %-16s %8s%20s%13s%11s", snapshot->id, snapshot->name,
+			tool_human_size(snapshot->vm_state_bytes, size), date, clock, icount);
 }
 
 void snapshots_print_text(const struct snapshot_list *list)
