@@ -34,9 +34,9 @@ void lab_explore(struct lab *lab);
 /* The same without crashes. */
 void lab_run(struct lab *lab);
 
-/* What came of a change to the whole image, and of closing it. */
+/* What came of opening the image, of a change to the whole of it, and of closing it. */
 struct lab_change {
-	int result, close_result;
+	int open_result, result, close_result;
 };
 /* Opens the image for writing, hands it to `change`, closes it, without crashes. */
 struct lab_change lab_change(struct lab *lab,

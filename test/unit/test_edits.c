@@ -286,6 +286,7 @@ static void refuses_damage(struct bench *bench, uint64_t field,
 	be64_put(last_entry(lab, field), sound + 512);
 	lab->sim.disk->mode = SIM_DIRECT;
 	done = lab_change(lab, change_damaged, &damaged);
+	assert_int_equal(done.open_result, 0);
 	assert_int_equal(done.result, -EIO);
 	assert_int_equal(done.close_result, 0);
 	be64_put(last_entry(lab, field), sound);

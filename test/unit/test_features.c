@@ -240,26 +240,17 @@ static void test_bitmaps_stay_valid_when_the_disk_grows(void **state)
 	lab_close(&lab);
 }
 
-struct growing {
-	struct lab *lab;
-	uint64_t disk_bytes;
-	int result;
-};
-
-static void coroutine_fn grow_main(void *arg)
+static int coroutine_fn grow(struct image *image, void *arg)
 {
-	struct growing *growing = arg;
-	struct opener *opener = &growing->lab->sim.disk->opener;
-	const struct image_options options = {.writable = true};
-	struct image *image;
-	int ret = image_open(opener, CELL_IMAGE_NAME, &options, &image, NULL);
+	return image_resize(image, *(const uint64_t *)arg);
+}
 
-	if (!ret) {
-		growing->result = image_resize(image, growing->disk_bytes);
-		ret = image_close(image);
-	}
-	if (ret)
-		growing->result = ret;
+/* The first thing that failed. */
+static int grow_disk(struct lab *lab, uint64_t disk_bytes)
+{
+	struct lab_change done = lab_change(lab, grow, &disk_bytes);
+
+	return done.open_result ? done.open_result : done.result ? done.result : done.close_result;
 }
 
 static struct qcow2_bitmap_dir_entry *bitmap_entry(struct lab *lab, uint64_t directory)
@@ -276,14 +267,6 @@ static uint64_t add_fine_bitmap(struct lab *lab)
 	entry->granularity_bits = 9;
 	memset(live(lab) + be64_get(&entry->bitmap_table_offset) + 8, 0xff, CLUSTER - 8);
 	return directory;
-}
-
-static int grow_disk(struct lab *lab, uint64_t disk_bytes)
-{
-	struct growing growing = {.lab = lab, .disk_bytes = disk_bytes};
-
-	reactor_run(lab->sim.reactor, grow_main, &growing);
-	return growing.result;
 }
 
 /* The write number `n` of that kind. */

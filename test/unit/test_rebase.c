@@ -114,6 +114,7 @@ static void refuses(uint64_t ext_end, const char *name, const char *format, int 
 	open_crowded(&lab, ext_end, CLUSTER - strlen(BASE));
 	memcpy(before, image_bytes(&lab), CLUSTER);
 	done = lab_change(&lab, record, &refusal);
+	assert_int_equal(done.open_result, 0);
 	assert_int_equal(done.result, err);
 	assert_int_equal(done.close_result, 0);
 	assert_memory_equal(image_bytes(&lab), before, CLUSTER);
