@@ -46,6 +46,8 @@ comma     := ,
 
 # libdeflate inflates twice as fast as zlib; without it, zlib does all the work.
 DEFLATE   := $(shell $(PKG_CONFIG) --exists libdeflate 2>/dev/null && echo libdeflate)
+# Its header alone: what runs under it tells it of coroutines.
+VALGRIND  := $(shell $(PKG_CONFIG) --exists valgrind 2>/dev/null && echo valgrind)
 CORE_PKGS := liburing zlib $(if $(filter no,$(ZSTD)),,libzstd) $(DEFLATE)
 PKGS      := fuse3 blkid $(CORE_PKGS)
 
@@ -85,7 +87,7 @@ HARDEN_LD := -pie -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--as-needed
 
 ALL_CPPFLAGS = -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DQCOW2FS_VERSION='"$(VERSION)"' \
              $(if $(filter ucontext,$(CO)),-DCO_UCONTEXT) $(if $(filter no,$(ZSTD)),-DNO_ZSTD) \
-             $(if $(DEFLATE),-DHAVE_LIBDEFLATE) $(CPPFLAGS)
+             $(if $(DEFLATE),-DHAVE_LIBDEFLATE) $(if $(VALGRIND),-DHAVE_VALGRIND) $(CPPFLAGS)
 ALL_CFLAGS = -std=gnu11 $(WARN) -fno-strict-aliasing -pthread -ffile-prefix-map=$(CURDIR)=. \
              $(HARDEN) $(CFLAGS) $(SAN_CFLAGS) $(PKG_CFLAGS)
 ALL_LDFLAGS = -pthread $(HARDEN_LD) $(LDFLAGS) $(SAN_CFLAGS)

@@ -6,9 +6,6 @@
 #ifndef QCOW2FS_IO_SANITIZER_H
 #define QCOW2FS_IO_SANITIZER_H
 
-#ifndef __has_include
-#define __has_include(header) 0
-#endif
 #ifndef __has_feature
 #define __has_feature(feature) 0
 #endif
@@ -28,7 +25,7 @@
 #endif
 
 /* Valgrind is found at run time: its requests are a few instructions that it recognises. */
-#if __has_include(<valgrind/memcheck.h>)
+#ifdef HAVE_VALGRIND
 #include <valgrind/memcheck.h>
 #else
 #define RUNNING_ON_VALGRIND 0u
