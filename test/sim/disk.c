@@ -89,7 +89,6 @@ void sim_bytes_resize(struct sim_bytes *bytes, uint64_t size)
 
 void sim_bytes_copy(struct sim_bytes *to, const struct sim_bytes *from)
 {
-	sim_bytes_resize(to, 0);
 	sim_bytes_resize(to, from->size);
 	if (from->size)
 		memcpy(to->data, from->data, from->size);

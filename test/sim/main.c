@@ -17,6 +17,7 @@
 #include <assert.h>
 #include <execinfo.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -328,6 +329,9 @@ int main(int argc, char **argv)
 	unsigned nb_short, nb_deaths = 0, nb_accepted, nb_unfailed;
 	bool whole, few;
 
+	/* Files come and go with every run: a mapping for each would cost more than to judge it. */
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 256 << 20);
 	parse_options(argc, argv, &plan);
 	list_units(&plan);
 	results = mmap(NULL, UNITS_MAX * sizeof(*results), PROT_READ | PROT_WRITE,

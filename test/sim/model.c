@@ -98,10 +98,12 @@ void model_init(struct model *model, unsigned nb_sectors, unsigned max_sectors)
 {
 	*model = (struct model){.max_sectors = max_sectors, .next_id = CONTENT_ID_FIRST};
 	model->newest = malloc((max_sectors + 1) * sizeof(*model->newest));
+	model->newest_mixed = malloc(max_sectors * sizeof(*model->newest_mixed));
 	model->max_versions = max_sectors + 1 + 256;
 	model->versions = malloc(model->max_versions * sizeof(*model->versions));
-	if (!model->newest || !model->versions)
+	if (!model->newest || !model->newest_mixed || !model->versions)
 		abort();
+	memset(model->newest_mixed, -1, max_sectors * sizeof(*model->newest_mixed));
 	for (unsigned i = 0; i <= max_sectors; i++) {
 		model->versions[i] = (struct model_version){.t_seen = SIM_NEVER, .older = -1};
 		model->newest[i] = (int)i;
@@ -113,6 +115,7 @@ void model_init(struct model *model, unsigned nb_sectors, unsigned max_sectors)
 void model_free(struct model *model)
 {
 	free(model->newest);
+	free(model->newest_mixed);
 	free(model->versions);
 	free(model->flushes);
 	free(model->mixed);
@@ -170,10 +173,9 @@ void model_content_bytes(const struct model *model, unsigned lba, content_t cont
 static bool find_mixed(const struct model *model, unsigned lba, const uint8_t *bytes,
 		       content_t *ret_content)
 {
-	for (unsigned i = 0; i < model->nb_mixed; i++) {
-		if (model->mixed[i].lba == lba &&
-		    memcmp(model->mixed[i].bytes, bytes, SIM_SECTOR) == 0) {
-			*ret_content = (uint64_t)(CONTENT_ID_MIXED + i) << 32;
+	for (int i = model->newest_mixed[lba]; i >= 0; i = model->mixed[i].older) {
+		if (memcmp(model->mixed[i].bytes, bytes, SIM_SECTOR) == 0) {
+			*ret_content = (uint64_t)(CONTENT_ID_MIXED + (unsigned)i) << 32;
 			return true;
 		}
 	}
@@ -202,7 +204,8 @@ static content_t mix_content(struct model *model, unsigned lba, const uint8_t *b
 			abort();
 	}
 	mixed = &model->mixed[model->nb_mixed];
-	mixed->lba = lba;
+	mixed->older = model->newest_mixed[lba];
+	model->newest_mixed[lba] = (int)model->nb_mixed;
 	memcpy(mixed->bytes, sector, SIM_SECTOR);
 	return (uint64_t)(CONTENT_ID_MIXED + model->nb_mixed++) << 32 | ordinal;
 }

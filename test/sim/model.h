@@ -44,7 +44,7 @@ struct model_flush {
 };
 
 struct model_mixed {
-	uint64_t lba;
+	int older; /* of the same sector: index in the pool, -1 at the end */
 	uint8_t bytes[SIM_SECTOR];
 };
 
@@ -55,6 +55,7 @@ struct model {
 	unsigned nb_versions, max_versions;
 	struct model_flush *flushes;
 	unsigned nb_flushes, max_flushes;
+	int *newest_mixed; /* per sector, -1: none */
 	struct model_mixed *mixed;
 	unsigned nb_mixed, max_mixed;
 	uint32_t next_id;

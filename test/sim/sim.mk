@@ -1,6 +1,6 @@
 # The simulated disk: power cuts, faults, schedules.
 #   make sim        all of it (at most a quarter of an hour)
-#   make sim-full   without a limit of time
+#   make sim-full   without a limit of time: faults in more pairs of operations, more random runs
 #   make sim-check  the part that belongs to make check (at most two minutes)
 #   make mutants    the check on the checks: tests must fail without each step of the law
 

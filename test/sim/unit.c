@@ -136,11 +136,11 @@ static void unit_combinations(const struct plan *plan, const struct unit *unit,
 {
 	unsigned stride = 1;
 
-	if (unit->cell->feature == CELL_GROWN && plan->effort != EFFORT_FULL) {
+	if (unit->cell->feature == CELL_GROWN) {
 		/* 4,000 clusters to look at in each state: a sample, of every template though. */
 		explorer->params = (struct crash_params){
 			.max_exhaustive = 3, .nb_random = 2, .max_moments = 12};
-		stride = 37;
+		stride = plan->effort == EFFORT_FULL ? 7 : 37;
 	}
 	if (unit->part == PART_TRIPLES) {
 		run_combinations(plan, unit, explorer, 3, 1);
@@ -180,14 +180,13 @@ static void run_random(const struct plan *plan, const struct unit *unit, struct 
 static unsigned count_random_runs(const struct plan *plan, const struct cell *cell)
 {
 	bool small = cell->cluster_size <= 4096 && cell->feature != CELL_GROWN;
+	unsigned times = plan->effort == EFFORT_FULL ? 5 : 1;
 
-	if (plan->effort == EFFORT_FULL)
-		return 1000;
 	if (plan->effort == EFFORT_CHECK)
 		return small ? 10 : 1;
 	if (small)
-		return cell->cluster_size == 512 ? 120 : 80;
-	return cell->cluster_size == 16384 ? 24 : 8;
+		return times * (cell->cluster_size == 512 ? 120 : 80);
+	return times * (cell->cluster_size == 16384 ? 24 : 8);
 }
 
 static void unit_random(const struct plan *plan, const struct unit *unit, struct explorer *explorer)
