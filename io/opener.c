@@ -21,7 +21,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+/* How often, and how long apart, a file is tried again that somebody has locked. */
+#define LOCK_TRIES 100u
+#define LOCK_PAUSE_NS 10000000u
 
 /* What a role is called in messages, and the option that names such a file. */
 struct role_words {
@@ -181,19 +186,45 @@ static bool is_open_here(const struct stat *wanted)
 }
 
 /* A file that is named twice meets our own lock: nobody else must be blamed. */
-static int open_unless_twice(const struct host_opener *host, const struct file_open_params *params,
-			     struct file **ret_file, struct error **reterr)
+static bool is_named_twice(const struct file_open_params *params)
+{
+	struct stat st;
+
+	return fstatat(params->dirfd, params->path, &st, 0) == 0 && is_open_here(&st);
+}
+
+static void coroutine_fn pause_ns(uint64_t ns)
+{
+	if (co_self())
+		co_sleep(ns);
+	else
+		nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
+}
+
+/*
+ * The kernel takes the ring of a killed process apart a little later than the process, and only
+ * then gives its locks back: whoever starts anew after it would be told of a program that is gone.
+ */
+static int coroutine_fn open_patiently(const struct host_opener *host,
+				       const struct file_open_params *params,
+				       struct file **ret_file, struct error **reterr)
 {
 	struct error *cause = NULL;
 	int ret = file_open(host->reactor, params, ret_file, &cause);
-	struct stat st;
 
-	if (ret < 0 && cause && cause->class == ERROR_LOCKED &&
-	    fstatat(params->dirfd, params->path, &st, 0) == 0 && is_open_here(&st)) {
+	for (unsigned i = 0; ret < 0 && cause && cause->class == ERROR_LOCKED; i++) {
+		if (is_named_twice(params)) {
+			error_free(cause);
+			return error_set(reterr, ERROR_LOCKED, -ret,
+					 "image is in use by this process itself: it is named "
+					 "twice; name it once, or read-only");
+		}
+		if (i == LOCK_TRIES)
+			break;
+		pause_ns(LOCK_PAUSE_NS);
 		error_free(cause);
-		return error_set(reterr, ERROR_LOCKED, -ret,
-				 "image is in use by this process itself: it is named twice; name "
-				 "it once, or read-only");
+		cause = NULL;
+		ret = file_open(host->reactor, params, ret_file, &cause);
 	}
 	if (ret < 0 && reterr)
 		*reterr = cause;
@@ -221,10 +252,11 @@ static int set_named_error(const struct named *named, int ret, const struct erro
 			 named->path, cause ? cause->msg : strerror(-ret), option);
 }
 
-static int open_params(const struct named *named, struct file **ret_file, struct error **reterr)
+static int coroutine_fn open_params(const struct named *named, struct file **ret_file,
+				    struct error **reterr)
 {
 	struct error *cause = NULL;
-	int ret = open_unless_twice(named->host, &named->params, ret_file, &cause);
+	int ret = open_patiently(named->host, &named->params, ret_file, &cause);
 
 	if (ret < 0)
 		ret = set_named_error(named, ret, cause, reterr);
@@ -232,8 +264,8 @@ static int open_params(const struct named *named, struct file **ret_file, struct
 	return ret;
 }
 
-static int open_beneath(struct named *named, const char *directory, struct file **ret_file,
-			struct error **reterr)
+static int coroutine_fn open_beneath(struct named *named, const char *directory,
+				     struct file **ret_file, struct error **reterr)
 {
 	int dirfd, ret;
 
@@ -250,7 +282,8 @@ static int open_beneath(struct named *named, const char *directory, struct file 
 	return ret;
 }
 
-static int open_named(struct named *named, struct file **ret_file, struct error **reterr)
+static int coroutine_fn open_named(struct named *named, struct file **ret_file,
+				   struct error **reterr)
 {
 	char *directory = directory_of(named->holder->name);
 	char *joined = directory ? join(directory, named->path) : NULL;
@@ -288,9 +321,10 @@ static int open_again(const struct host_opener *host, enum opener_role role,
 	return ret < 0 ? error_set(reterr, ERROR_SYSTEM, -ret, "%s: %s", path, strerror(-ret)) : 0;
 }
 
-static int open_first(struct host_opener *host, enum opener_role role, const struct file *holder,
-		      const char *path, bool writable, enum file_lock lock, struct file **ret_file,
-		      struct error **reterr)
+static int coroutine_fn open_first(struct host_opener *host, enum opener_role role,
+				   const struct file *holder, const char *path, bool writable,
+				   enum file_lock lock, struct file **ret_file,
+				   struct error **reterr)
 {
 	struct named named = {
 		.host = host,
@@ -309,7 +343,7 @@ static int open_first(struct host_opener *host, enum opener_role role, const str
 	};
 
 	if (role == OPENER_IMAGE)
-		return open_unless_twice(host, &named.params, ret_file, reterr);
+		return open_patiently(host, &named.params, ret_file, reterr);
 	assert(holder);
 	if (host->policy == NAMES_NONE)
 		return error_set(reterr, ERROR_BACKING, EPERM,
@@ -318,9 +352,10 @@ static int open_first(struct host_opener *host, enum opener_role role, const str
 	return open_named(&named, ret_file, reterr);
 }
 
-static int host_open(struct opener *opener, enum opener_role role, const struct file *holder,
-		     const char *path, bool writable, enum file_lock lock, struct file **ret_file,
-		     struct error **reterr)
+static int coroutine_fn host_open(struct opener *opener, enum opener_role role,
+				  const struct file *holder, const char *path, bool writable,
+				  enum file_lock lock, struct file **ret_file,
+				  struct error **reterr)
 {
 	struct host_opener *host = (struct host_opener *)opener;
 	int ret;

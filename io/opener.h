@@ -23,11 +23,12 @@ struct opener {
 	 * Opens `path`; a relative one is taken from the directory of `holder` (NULL:
 	 * the working directory). Takes the lock bytes that `lock` says. Class of
 	 * failure: ERROR_BACKING for BACKING and DATA (ERROR_LOCKED when locked).
-	 * Returns 0 or -errno.
+	 * Returns 0 or -errno. May yield, and outside of coroutines block.
 	 */
-	int (*open)(struct opener *opener, enum opener_role role, const struct file *holder,
-		    const char *path, bool writable, enum file_lock lock, struct file **ret_file,
-		    struct error **reterr);
+	int coroutine_fn (*open)(struct opener *opener, enum opener_role role,
+				 const struct file *holder, const char *path, bool writable,
+				 enum file_lock lock, struct file **ret_file,
+				 struct error **reterr);
 };
 
 enum names_policy {

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -411,6 +412,41 @@ static void test_locked(void **state)
 	assert_true(reaches(NAMES_BENEATH, OPENER_BACKING, "base"));
 }
 
+/* Holds QEMU's lock byte of a writer until somebody has tried the file, and closed it again. */
+static void hold_until_tried(const char *name, int ready_fd) __attribute__((noreturn));
+static void hold_until_tried(const char *name, int ready_fd)
+{
+	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+	int fd = open(name, O_RDWR), watch = inotify_init();
+	char event[sizeof(struct inotify_event) + 256];
+
+	if (fd < 0 || fcntl(fd, F_OFD_SETLK, &lock) < 0 ||
+	    inotify_add_watch(watch, name, IN_CLOSE) < 0 || write(ready_fd, "", 1) != 1 ||
+	    read(watch, event, sizeof(event)) <= 0)
+		_exit(1);
+	_exit(0);
+}
+
+/* As of a killed process whose ring the kernel has not taken apart yet. */
+static void test_lock_that_vanishes(void **state)
+{
+	int fds[2], status;
+	char ready;
+	pid_t pid;
+
+	assert_int_equal(pipe(fds), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		hold_until_tried("home/base", fds[1]);
+	assert_int_equal(close(fds[1]), 0);
+	assert_int_equal(read(fds[0], &ready, 1), 1);
+	assert_true(reaches(NAMES_BENEATH, OPENER_BACKING, "base"));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	close(fds[0]);
+}
+
 /* image (ours, for writing) -> sub/base -> image: a loop, and no other program's lock. */
 static void test_loop_meets_own_lock(void **state)
 {
@@ -519,6 +555,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_user_names_anything, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_relative_to_holder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_locked, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_lock_that_vanishes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_loop_meets_own_lock, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_sealed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_shared_leaves_locks, setup, teardown),
