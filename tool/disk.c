@@ -150,13 +150,9 @@ int coroutine_fn disk_zero(struct disk *disk, uint64_t guest_off, uint64_t len_b
 {
 	if (disk->image)
 		return image_zero(disk->image, guest_off, len_bytes, keep_space);
-	if (!keep_space) {
-		int ret = file_punch(disk->raw, guest_off, len_bytes);
-
-		if (ret)
-			return ret;
-	}
-	return file_zero(disk->raw, guest_off, len_bytes, IO_TAG_DATA);
+	if (keep_space)
+		return file_zero(disk->raw, guest_off, len_bytes, IO_TAG_DATA);
+	return file_zero_free(disk->raw, guest_off, len_bytes, IO_TAG_DATA);
 }
 
 int coroutine_fn disk_discard(struct disk *disk, uint64_t guest_off, uint64_t len_bytes)
