@@ -192,8 +192,8 @@ int coroutine_fn disk_flush(struct disk *disk)
 
 int coroutine_fn disk_create_file(struct tool *tool, const char *path, struct file **ret_file)
 {
-	/* Not truncated before its locks are held: it may be in use. */
-	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	/* Not truncated before its locks are held: it may be in use. A pipe is not waited for. */
+	int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
 
 	if (fd < 0)
 		return tool_fail(path, errno, NULL);
