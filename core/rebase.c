@@ -28,14 +28,19 @@ struct rewrite {
 	uint64_t old_end, next_end; /* behind the extensions, their end mark included */
 };
 
-/* Where the old extensions end. They were validated when the image was opened. */
+/*
+ * Where the old extensions end: with a mark, or where the name of the backing file begins. They
+ * were validated when the image was opened.
+ */
 static uint64_t find_old_end(const struct rewrite *r)
 {
-	uint64_t off = r->start;
+	const struct qcow2_header *h = (const struct qcow2_header *)r->old;
+	uint64_t name_off = be64_get(&h->backing_file_offset);
+	uint64_t off = r->start, end = name_off ? name_off : r->cluster_bytes;
 
-	while (off + 8 <= r->cluster_bytes && be32_get(r->old + off) != EXT_END)
+	while (off + 8 <= end && be32_get(r->old + off) != EXT_END)
 		off += 8 + round_up(be32_get(r->old + off + 4), 8);
-	return min_u64(off + 8, r->cluster_bytes);
+	return min_u64(off + 8, end);
 }
 
 /* Appends one extension. 0 or -ENOSPC. */

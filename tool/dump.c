@@ -188,15 +188,17 @@ static const char *extension_name(uint32_t type)
 
 static int coroutine_fn dump_extensions(struct dump *d)
 {
+	const struct qcow2_header *raw = (const void *)d->t->header.sector;
 	uint64_t size = d->t->cluster_size, off = d->t->header.header_length;
+	uint64_t name_off = be64toh(raw->backing_file_offset), end = name_off ? name_off : size;
 	uint8_t *cluster = calloc(1, size + 1);
 	int ret = cluster ? file_read(d->t->file, 0, cluster, size, IO_TAG_HEADER) : -ENOMEM;
 
 	section(d, "extensions");
-	for (uint64_t index = 0; !ret && off <= size - 8; index++) {
+	for (uint64_t index = 0; !ret && off + 8 <= end; index++) {
 		uint32_t type = be32_get(cluster + off), len = be32_get(cluster + off + 4);
 
-		if (type == EXT_END || len > size - off - 8)
+		if (type == EXT_END || len > end - off - 8)
 			break;
 		if (selected(d, index, false)) {
 			row(d);
