@@ -348,7 +348,7 @@ static int coroutine_fn search_freed(struct writer *writer, struct search *s)
 	struct run_list *list = &writer->free_runs;
 	size_t look = list->nb < FREE_RUNS_LOOK ? list->nb : FREE_RUNS_LOOK;
 
-	for (size_t i = 0; i < look; i++) {
+	for (size_t i = 0; i < look && i < list->nb; i++) {
 		struct cluster_run *run = &list->runs[list->nb - 1 - i];
 		struct cluster_run taken = *run;
 		uint64_t value = 0;
@@ -361,16 +361,17 @@ static int coroutine_fn search_freed(struct writer *writer, struct search *s)
 		run->nb -= taken.nb;
 		if (!run->nb)
 			*run = list->runs[--list->nb];
-		/* The scan may have come by and taken them already. */
+		/* The scan may have come by and taken them already, or a part of them. */
 		for (uint64_t c = 0; c < taken.nb && !ret && !value; c++)
 			ret = refcount_get(writer, taken.first + c, &value);
+		if (!ret && !value) {
+			s->first = taken.first;
+			s->nb = taken.nb;
+			return 1;
+		}
+		alloc_scan_again(writer, taken.first); /* what is left of them is found there */
 		if (ret)
 			return ret;
-		if (value)
-			return 0;
-		s->first = taken.first;
-		s->nb = taken.nb;
-		return 1;
 	}
 	return 0;
 }

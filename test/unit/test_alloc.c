@@ -395,6 +395,24 @@ CO_TEST(test_rows_on_a_full_device)
 	close_image();
 }
 
+/* Of what was freed a row took a part: the rest is found all the same. */
+CO_TEST(test_rest_of_a_freed_run)
+{
+	new_large_image(32, 32 * 256, false);
+	open_device();
+	count_looks(2);
+	count_looks(1);
+	alloc_undo(image->writer, 300 * CLUSTER, 4);
+	for (unsigned c = 0; c < 17; c++) /* more than are looked at for a row */
+		alloc_undo(image->writer, (400 + 2 * c) * CLUSTER, 1);
+	expect_alloc(2, 2, 300, 2, false);
+	for (unsigned c = 17; c-- > 0;)
+		expect_alloc(1, 1, 400 + 2 * c, 1, false);
+	expect_alloc(1, 4, 302, 2, false);
+	expect_failure(ENOSPC);
+	close_image();
+}
+
 /* No room for a larger refcount table: that is found out without looking from the start. */
 CO_TEST(test_no_room_for_a_refcount_table)
 {
@@ -428,6 +446,7 @@ int main(void)
 		HAND_TEST(test_device_gets_back_what_was_taken_ahead),
 		HAND_TEST(test_full_device_is_looked_at_once),
 		HAND_TEST(test_rows_on_a_full_device),
+		HAND_TEST(test_rest_of_a_freed_run),
 		HAND_TEST(test_no_room_for_a_refcount_table),
 	};
 
