@@ -5,6 +5,7 @@
 #include "tool/create_options.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -286,7 +287,12 @@ int coroutine_fn create_options_run(struct tool *tool, const struct create_optio
 	status = disk_create_file(tool, path, &file);
 	if (status)
 		return status;
-	if (options->raw) {
+	if (options->raw && file->is_block_device &&
+	    file->size_bytes < options->params.virtual_size) {
+		tool_say(path, "the device is smaller than that: %" PRIu64 " bytes",
+			 file->size_bytes);
+		status = STATUS_SYSTEM;
+	} else if (options->raw) {
 		ret = create_raw(options, file);
 		if (ret == -EPERM)
 			tool_say(path,

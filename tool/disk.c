@@ -164,9 +164,16 @@ int coroutine_fn disk_discard(struct disk *disk, uint64_t guest_off, uint64_t le
 
 int coroutine_fn disk_resize(struct disk *disk, uint64_t size_bytes)
 {
-	int ret = disk->image ? image_resize(disk->image, size_bytes)
-			      : file_truncate(disk->raw, size_bytes);
+	int ret;
 
+	if (disk->raw && disk->raw->is_block_device) {
+		tool_say(disk->path,
+			 "a device keeps its size of %" PRIu64 " bytes; %" PRIu64 " are wanted",
+			 disk->size_bytes, size_bytes);
+		return STATUS_SYSTEM;
+	}
+	ret = disk->image ? image_resize(disk->image, size_bytes)
+			  : file_truncate(disk->raw, size_bytes);
 	if (ret == -ENOTSUP) {
 		tool_say(disk->path,
 			 "snapshots of a version 2 image do not record their size, so it "
