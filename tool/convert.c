@@ -120,12 +120,22 @@ static int coroutine_fn put_zeros(struct convert *c, uint64_t off, uint64_t byte
 	return ret;
 }
 
+/* Whole clusters are compressed; the source may end within one of a longer target. */
 static int coroutine_fn put_data(struct convert *c, uint64_t off, const uint8_t *buf,
 				 uint64_t bytes)
 {
+	uint64_t nb_packed = 0;
+	int ret = 0;
+
 	if (c->packer)
-		return packer_write(c->packer, off, buf, bytes);
-	return disk_write(&c->target, off, buf, bytes);
+		nb_packed = off + bytes == c->target.size_bytes
+				    ? bytes
+				    : round_down(bytes, c->granule_bytes);
+	if (nb_packed)
+		ret = packer_write(c->packer, off, buf, nb_packed);
+	if (!ret && nb_packed < bytes)
+		ret = disk_write(&c->target, off + nb_packed, buf + nb_packed, bytes - nb_packed);
+	return ret;
 }
 
 /* Is the granule at buf to be left out? `old`: what the backing file has, or NULL. */
