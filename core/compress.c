@@ -313,7 +313,7 @@ static struct inflated *get_cluster(struct image *image, uint64_t descriptor, bo
 		cluster->loading = true;
 	}
 	push_newest(cache, cluster);
-	cluster->users++;
+	cache->nb_used += cluster->users++ == 0;
 	return cluster;
 }
 
@@ -434,6 +434,7 @@ void inflate_end(struct inflate_op *op)
 		return_codec(cache, op->codec);
 	if (--cluster->users)
 		return;
+	cache->nb_used--;
 	if (cluster->forgotten) {
 		unlink_cluster(cache, cluster);
 		free_cluster(cluster);

@@ -23,6 +23,7 @@ struct codec;
 struct inflate_cache {
 	struct inflated *newest, *oldest;
 	unsigned nb, nb_max;
+	unsigned nb_used;     /* of them, by requests under way */
 	struct codec *codecs; /* decoders that no job uses now */
 };
 

@@ -44,10 +44,11 @@ static void free_chain(struct image *image)
 	}
 }
 
-/* Facts of the top layer that depend on the layers below. */
+/* What is true of the top layer alone, or depends on the layers below. */
 static void finish_info(struct image *image, bool writable)
 {
 	image->info.writable = writable;
+	image->ahead.nb_workers = worker_pool_threads(reactor_workers(image->file->reactor));
 	for (const struct image *layer = image->backing; layer; layer = layer->backing) {
 		image->info.depth++;
 		image->info.block_size = max_u64(image->info.block_size, layer->info.block_size);
@@ -148,6 +149,7 @@ int coroutine_fn image_close(struct image *image)
 {
 	int ret = 0;
 
+	read_ahead_finish(image);
 	co_rwlock_wrlock(&image->resize_lock); /* until requests under way have ended */
 	if (image->writer)
 		ret = writer_close(image);

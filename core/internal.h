@@ -16,6 +16,7 @@
 #include "core/compress.h"
 #include "core/header.h"
 #include "core/image.h"
+#include "core/read_ahead.h"
 #include "core/snapshot.h"
 
 struct writer;
@@ -49,6 +50,7 @@ struct image {
 
 	struct cache l2_cache; /* L1 and L2 slices */
 	struct inflate_cache inflate;
+	struct read_ahead ahead; /* of the chain's top */
 	struct snapshot_list snapshots;
 	struct writer *writer; /* NULL: read-only */
 

@@ -32,8 +32,9 @@ struct read_segment {
 
 struct read_plan {
 	uint64_t guest_off;
-	uint8_t *buf;
-	struct read_pieces *pieces; /* NULL: zeros are written */
+	uint8_t *buf;                 /* NULL: only clusters are inflated, into their cache */
+	struct read_pieces *pieces;   /* NULL: zeros are written */
+	const struct image *inflated; /* the layer in which a part was compressed; NULL: none */
 	unsigned nb;
 	int result;
 	struct read_segment segments[READ_BATCH];
@@ -52,7 +53,7 @@ static void coroutine_fn plan_finish(struct read_plan *plan)
 
 		if (segment->compressed) {
 			ret = inflate_wait(&segment->inflate.op, &cluster);
-			if (!ret)
+			if (!ret && segment->dest)
 				memcpy(segment->dest, cluster + segment->inflate.cluster_off,
 				       segment->len_bytes);
 			inflate_end(&segment->inflate.op);
@@ -89,12 +90,14 @@ static void add_piece(struct read_plan *plan, uint8_t *dest, size_t len_bytes, b
 /* Starts what an extent needs. */
 static void coroutine_fn plan_extent(struct read_plan *plan, const struct extent *extent)
 {
-	uint8_t *dest = plan->buf + (extent->guest_off - plan->guest_off);
+	uint8_t *dest = plan->buf ? plan->buf + (extent->guest_off - plan->guest_off) : NULL;
 	struct image *layer = extent->layer;
 	struct read_segment *segment;
 	bool zero = extent->kind == EXTENT_ZERO || extent->kind == EXTENT_UNALLOCATED;
 	int ret = 0;
 
+	if (!dest && extent->kind != EXTENT_COMPRESSED)
+		return;
 	add_piece(plan, dest, extent->len_bytes, zero);
 	if (zero)
 		return;
@@ -105,6 +108,7 @@ static void coroutine_fn plan_extent(struct read_plan *plan, const struct extent
 	segment->dest = dest;
 	segment->len_bytes = extent->len_bytes;
 	if (segment->compressed) {
+		plan->inflated = layer;
 		segment->inflate.cluster_off = extent->guest_off & (cluster_size(layer) - 1);
 		ret = inflate_begin(&segment->inflate.op, layer, extent->host_off);
 	} else {
@@ -166,6 +170,7 @@ static void plan_init(struct read_plan *plan, uint64_t guest_off, void *buf,
 	plan->guest_off = guest_off;
 	plan->buf = buf;
 	plan->pieces = pieces;
+	plan->inflated = NULL;
 	plan->nb = 0;
 	plan->result = 0;
 	if (pieces)
@@ -212,7 +217,24 @@ int coroutine_fn image_read(struct image *image, uint64_t guest_off, void *buf, 
 		io_end(image, &record);
 		image->stats.nb_reads++;
 		image->stats.read_bytes += len_bytes;
+		if (plan.inflated)
+			read_ahead_note(image, plan.inflated, guest_off, len_bytes);
 	}
 	co_rwlock_unlock(&image->resize_lock);
 	return ret;
+}
+
+void coroutine_fn read_into_cache(struct image *image, uint64_t guest_off, uint64_t len_bytes)
+{
+	struct read_plan plan;
+	struct io_record record;
+
+	plan_init(&plan, guest_off, NULL, NULL);
+	co_rwlock_rdlock(&image->resize_lock);
+	if (guest_off <= image->virtual_size && len_bytes <= image->virtual_size - guest_off) {
+		io_begin(image, &record);
+		read_range(image, &plan, len_bytes);
+		io_end(image, &record);
+	}
+	co_rwlock_unlock(&image->resize_lock);
 }

@@ -40,6 +40,11 @@ int worker_pool_create(unsigned nb_threads, struct worker_pool **ret_pool)
 	return 0;
 }
 
+unsigned worker_pool_threads(const struct worker_pool *pool)
+{
+	return pool ? pool->max_threads : 0;
+}
+
 void worker_pool_destroy(struct worker_pool *pool)
 {
 	if (!pool)

@@ -15,6 +15,9 @@ int worker_pool_create(unsigned nb_threads, struct worker_pool **ret_pool);
 /* Waits for running jobs, ends the threads. NULL is allowed. */
 void worker_pool_destroy(struct worker_pool *pool);
 
+/* How many threads it may have; 0 for NULL. [any thread] */
+unsigned worker_pool_threads(const struct worker_pool *pool);
+
 /* A job: embedded in its owner. done() runs on the worker thread, after fn(); NULL: fn() disposes
  * of the job. */
 struct worker_job {

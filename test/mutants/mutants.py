@@ -435,6 +435,11 @@ mutant("compress-no-packer-mutex", "two compressed writes take the same place",
         ("core/compress_place.c", "\tco_mutex_unlock(&placer->mutex);\n", "")],
        EDITS)
 
+# ---- reading ahead ----
+
+mutant("close-beside-read-ahead", "an image goes while its clusters are still being read ahead",
+       [("core/image.c", "\tread_ahead_finish(image);\n", "")], ["test/unit/test_compress"])
+
 # ---- repairs ----
 
 REPAIRS = ["test/unit/test_repairs"]

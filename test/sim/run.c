@@ -6,6 +6,7 @@
 #include "test/sim/verdict.h"
 
 #include "core/compress_write.h"
+#include "core/internal.h"
 #include "io/co_sync.h"
 
 #include <errno.h>
@@ -80,6 +81,8 @@ static int coroutine_fn open_image(struct run *run)
 			verdict_fail("the image does not open: %s",
 				     error ? error->msg : strerror(-err));
 		error_free(error);
+	} else {
+		run->image->ahead.nb_workers = 3; /* as a server's, which has threads */
 	}
 	run->sim->disk->fail_flush_seen = false;
 	run->flush_failed = false;

@@ -494,6 +494,151 @@ CO_TEST(test_forget)
 	close_image();
 }
 
+/* ---- read ahead ---- */
+
+/* Eight guest clusters, compressed but for cluster 5; read ahead as if there were workers. */
+static void coroutine_fn open_eight(void)
+{
+	new_image();
+	for (unsigned i = 0; i < 8; i++) {
+		uint64_t at = HOST + (uint64_t)i * CLUSTER;
+
+		if (i == 5) {
+			memcpy(bytes + at, plain, CLUSTER);
+			hand_set_l2(bytes, i, at | ENTRY_COPIED);
+		} else {
+			set_compressed(i, at, deflate_at(bytes + at, -12, CLUSTER));
+		}
+	}
+	open_image();
+	image->ahead.nb_workers = 3;
+}
+
+/* After everything that has been begun: how many clusters have been inflated. */
+static unsigned coroutine_fn count_inflated(void)
+{
+	co_sleep(1000000);
+	assert_false(image->ahead.running);
+	return image->stats.nb_inflated;
+}
+
+/* Small pieces: two clusters beyond the one that is read, once the second one is. */
+CO_TEST(test_sequential_reader)
+{
+	uint8_t buf[CLUSTER / 4];
+
+	open_eight();
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(image_read(image, i * sizeof(buf), buf, sizeof(buf), NULL), 0);
+		assert_int_equal(count_inflated(), 1);
+	}
+	for (unsigned i = 4; i < 4 * 4; i++) {
+		assert_int_equal(image_read(image, i * sizeof(buf), buf, sizeof(buf), NULL), 0);
+		assert_memory_equal(buf, plain + i % 4 * sizeof(buf), sizeof(buf));
+		/* Cluster 5 is as it is: no more than 4 are to be inflated up to there. */
+		assert_int_equal(count_inflated(), i < 8 ? 4 : 5);
+	}
+	assert_int_equal(image->stats.nb_reads, 16);
+	expect_plain(4);
+	assert_int_equal(count_inflated(), 6);
+	close_image();
+}
+
+/* Where two CPUs are all, only who reads whole clusters has some read ahead. */
+CO_TEST(test_sequential_reader_with_two_workers)
+{
+	uint8_t buf[CLUSTER / 2];
+
+	open_eight();
+	image->ahead.nb_workers = 2;
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(image_read(image, i * sizeof(buf), buf, sizeof(buf), NULL), 0);
+	assert_int_equal(count_inflated(), 2);
+	expect_plain(2);
+	assert_int_equal(count_inflated(), 5);
+	close_image();
+}
+
+/* A request of several clusters has as many read ahead. */
+CO_TEST(test_sequential_reader_of_large_pieces)
+{
+	static uint8_t buf[3 * CLUSTER];
+
+	open_eight();
+	assert_int_equal(image_read(image, 0, buf, 2 * CLUSTER, NULL), 0);
+	assert_int_equal(count_inflated(), 2);
+	assert_int_equal(image_read(image, 2 * CLUSTER, buf, sizeof(buf), NULL), 0);
+	assert_int_equal(count_inflated(), 7);
+	close_image();
+}
+
+/* Nothing is read ahead of readers that go back, or jump about. */
+CO_TEST(test_random_reader)
+{
+	static const unsigned order[] = {7, 4, 1, 6, 3, 0};
+	unsigned nb = 0;
+
+	open_eight();
+	for (unsigned i = 0; i < NB_ELEMENTS(order); i++) {
+		expect_plain(order[i]);
+		assert_int_equal(count_inflated(), ++nb);
+	}
+	close_image();
+}
+
+/* Three readers in turns are told apart. */
+CO_TEST(test_sequential_readers)
+{
+	open_eight();
+	expect_plain(0);
+	expect_plain(3);
+	expect_plain(6);
+	expect_plain(1);
+	assert_int_equal(count_inflated(), 5); /* 2 besides; 3 is there */
+	expect_plain(4);
+	expect_plain(7);
+	assert_int_equal(count_inflated(), 7);
+	close_image();
+}
+
+/* Failures are of no account. */
+CO_TEST(test_read_ahead_fails)
+{
+	open_eight();
+	expect_plain(0);
+	expect_plain(1);
+	hand.disk->fault = (struct sim_fault){.at = hand.disk->nb_requests, .count = 2, .err = EIO};
+	assert_int_equal(count_inflated(), 4);
+	expect_plain(2);
+	assert_int_equal(image->stats.nb_inflate_hits, 0);
+	close_image();
+}
+
+CO_TEST(test_closing_waits_for_what_is_read_ahead)
+{
+	open_eight();
+	expect_plain(0);
+	expect_plain(1);
+	assert_true(image->ahead.running);
+	close_image();
+	assert_int_equal(reactor_nb_coroutines(hand.reactor), 1);
+}
+
+/* Where others use the cache, what is read ahead would not stay in it. */
+CO_TEST(test_no_room_to_read_ahead)
+{
+	open_eight();
+	image->inflate.nb_max = 2;
+	image->inflate.nb_used = 1;
+	expect_plain(0);
+	expect_plain(1);
+	assert_int_equal(count_inflated(), 2);
+	image->inflate.nb_used = 0;
+	expect_plain(2);
+	assert_int_equal(count_inflated(), 4);
+	close_image();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -521,6 +666,14 @@ int main(void)
 		HAND_TEST(test_cache_smaller_than_a_request),
 		HAND_TEST(test_trim),
 		HAND_TEST(test_forget),
+		HAND_TEST(test_sequential_reader),
+		HAND_TEST(test_sequential_reader_with_two_workers),
+		HAND_TEST(test_sequential_reader_of_large_pieces),
+		HAND_TEST(test_random_reader),
+		HAND_TEST(test_sequential_readers),
+		HAND_TEST(test_read_ahead_fails),
+		HAND_TEST(test_closing_waits_for_what_is_read_ahead),
+		HAND_TEST(test_no_room_to_read_ahead),
 	};
 
 	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
