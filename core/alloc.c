@@ -351,8 +351,7 @@ static int coroutine_fn search_freed(struct writer *writer, struct search *s)
 	for (size_t i = 0; i < look && i < list->nb; i++) {
 		struct cluster_run *run = &list->runs[list->nb - 1 - i];
 		struct cluster_run taken = *run;
-		uint64_t value = 0;
-		int ret = 0;
+		uint64_t value, nb_free = 0, left = 0;
 
 		if (taken.nb < s->nb_min)
 			continue;
@@ -362,16 +361,23 @@ static int coroutine_fn search_freed(struct writer *writer, struct search *s)
 		if (!run->nb)
 			*run = list->runs[--list->nb];
 		/* The scan may have come by and taken them already, or a part of them. */
-		for (uint64_t c = 0; c < taken.nb && !ret && !value; c++)
-			ret = refcount_get(writer, taken.first + c, &value);
-		if (!ret && !value) {
+		for (uint64_t c = taken.first; c < taken.first + taken.nb; c++) {
+			int ret = refcount_get(writer, c, &value);
+
+			if (ret) {
+				alloc_scan_again(writer, taken.first);
+				return ret;
+			}
+			if (!value && !nb_free++)
+				left = c;
+		}
+		if (nb_free == taken.nb) {
 			s->first = taken.first;
 			s->nb = taken.nb;
 			return 1;
 		}
-		alloc_scan_again(writer, taken.first); /* what is left of them is found there */
-		if (ret)
-			return ret;
+		if (nb_free)
+			alloc_scan_again(writer, left); /* it finds them */
 	}
 	return 0;
 }
