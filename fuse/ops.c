@@ -602,7 +602,8 @@ static void coroutine_fn drain(void *arg)
 {
 	struct ops *ops = arg;
 
-	while (ops->nb_active > 0)
+	/* A coroutine whose answer a worker has sent may not have run on yet. */
+	while (ops->nb_active > 0 || ops->read_bytes > 0)
 		co_sleep(1000000);
 	quiet_stop(ops);
 }
