@@ -349,10 +349,12 @@ void reply_open(struct request *request)
 	if ((request->flags & O_DIRECT) || ops->params.cache == CACHE_NONE) {
 		out.fh |= FH_DIRECT;
 		out.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+		atomic_fetch_add(&node->nb_direct_opens, 1);
 	} else {
-		out.open_flags = FOPEN_KEEP_CACHE;
 		atomic_fetch_add(&node->nb_cached_opens, 1);
-		node->maybe_cached = true;
+		/* What mappings of direct opens have left there nobody has kept right. */
+		if (atomic_exchange(&node->maybe_cached, true))
+			out.open_flags = FOPEN_KEEP_CACHE;
 	}
 	begin_stats(node);
 	atomic_fetch_add(&ops->nb_opens, 1);
@@ -388,8 +390,9 @@ static void handle_release(struct request *request)
 {
 	if (request->fh & FH_WRITABLE)
 		node_end_writing(request->node);
-	if (!(request->fh & FH_DIRECT))
-		atomic_fetch_sub(&request->node->nb_cached_opens, 1);
+	atomic_fetch_sub(request->fh & FH_DIRECT ? &request->node->nb_direct_opens
+						 : &request->node->nb_cached_opens,
+			 1);
 	atomic_fetch_sub(&request->ops->nb_opens, 1);
 	if (request->node->disk->view)
 		request_run(request, ops_run_release_view);

@@ -123,5 +123,10 @@ void invalidators_stop(struct ops *ops);
  */
 void invalidator_reply(struct request *request, struct node *node, uint64_t off, uint64_t len_bytes,
 		       int error);
+/*
+ * Lets the kernel write back what it holds of the range of an LSEEK's file, notes that as washed,
+ * and runs the request again. False: many wait already.
+ */
+bool invalidator_wash(struct request *request, uint64_t off, uint64_t len_bytes);
 
 #endif

@@ -17,6 +17,9 @@
  *
  * Files that nobody has opened without O_DIRECT since the cache was last emptied
  * pay nothing.
+ *
+ * To drop changed pages is to have them written, which an LSEEK asks for. These writes come as
+ * buffered ones: so it may wait where direct ones do.
  */
 #include "fuse/ops_int.h"
 #include "io/thread.h"
@@ -26,9 +29,12 @@
 
 /* Of both queues together less than any of: background requests, entries, buffers. */
 #define WAITING_MAX 8u
+/* Whose invalidator is this one; the other changes have the first. */
+#define DIRECT_WRITES 1
 
 /* A range of a disk whose bytes are new. */
 struct change {
+	const struct node *node;  /* by which it was made; NULL: several */
 	const struct node *right; /* the kernel keeps this file's pages right by itself; or NULL */
 	uint64_t start, end;
 };
@@ -39,6 +45,7 @@ static struct change change_of(const struct request *request)
 	uint64_t start = node->start_bytes + request->changed_off;
 
 	return (struct change){
+		.node = node,
 		.right = request_is_direct_write(request) ? NULL : node,
 		.start = start,
 		.end = start + request->changed_bytes,
@@ -55,11 +62,19 @@ static void reply_change(struct request *request)
 		request_reply_buf(request, &out, sizeof(out));
 }
 
-/* The first file from `node` on of which the kernel may hold pages that are older. */
+/* May the kernel hold pages of the file that are older? */
+static bool is_stale(const struct change *change, const struct node *node)
+{
+	if (node == change->right || !node_shows(node, change->start, change->end - change->start))
+		return false;
+	/* What is mapped of this file itself the kernel drops before a direct write. */
+	return node->maybe_cached || (node->nb_direct_opens > 0 && node != change->node);
+}
+
+/* The first such file from `node` on. */
 static struct node *next_stale(const struct change *change, struct node *node)
 {
-	while (node && (!node->maybe_cached || node == change->right ||
-			!node_shows(node, change->start, change->end - change->start)))
+	while (node && !is_stale(change, node))
 		node = node->next_of_disk;
 	return node;
 }
@@ -70,7 +85,7 @@ static void invalidate(struct transport *transport, const struct change *change,
 
 	if (change->start > node->start_bytes)
 		off = change->start - node->start_bytes;
-	if (node->nb_cached_opens == 0) {
+	if (node->maybe_cached && node->nb_cached_opens == 0) {
 		/*
 		 * The last reader through the cache is gone: empty it, and be done with it.
 		 * An open counts itself first and then sets the flag, so that one of the two
@@ -135,14 +150,31 @@ static void invalidate_late(struct invalidator *invalidator, struct transport *t
 
 /* ---- the thread ---- */
 
+static void make_known(struct request *request)
+{
+	struct change change = change_of(request);
+
+	invalidate_all(request->transport, &change, request->changed->disk);
+	reply_change(request);
+}
+
+static void wash(struct request *request)
+{
+	struct transport *transport = request->transport;
+
+	transport->invalidate(transport, request->ino, request->washed_off, request->washed_bytes);
+	request_run(request, ops_run_lseek);
+}
+
 static void serve_waiting(struct invalidator *invalidator, struct request *request)
 {
 	while (request) {
 		struct request *next = request->next;
-		struct change change = change_of(request);
 
-		invalidate_all(request->transport, &change, request->changed->disk);
-		reply_change(request);
+		if (request->op == REQUEST_LSEEK)
+			wash(request);
+		else
+			make_known(request);
 		atomic_fetch_sub(&invalidator->nb_waiting, 1);
 		request = next;
 	}
@@ -176,11 +208,23 @@ static void *serve(void *arg)
 	return NULL;
 }
 
+/* Under the mutex. False: many wait already. */
+static bool enqueue(struct invalidator *invalidator, struct request *request)
+{
+	if (invalidator->nb_waiting >= WAITING_MAX)
+		return false;
+	invalidator->nb_waiting++;
+	request->next = NULL;
+	*invalidator->tail = request;
+	invalidator->tail = &request->next;
+	return true;
+}
+
 void invalidator_reply(struct request *request, struct node *node, uint64_t off, uint64_t len_bytes,
 		       int error)
 {
 	struct invalidator *invalidator =
-		&request->ops->invalidators[request_is_direct_write(request)];
+		&request->ops->invalidators[request_is_direct_write(request) ? DIRECT_WRITES : 0];
 	struct change change;
 	bool waits;
 
@@ -193,20 +237,28 @@ void invalidator_reply(struct request *request, struct node *node, uint64_t off,
 		reply_change(request);
 		return;
 	}
-	request->next = NULL;
 	pthread_mutex_lock(&invalidator->mutex);
-	waits = invalidator->nb_waiting < WAITING_MAX;
-	if (waits) {
-		invalidator->nb_waiting++;
-		*invalidator->tail = request;
-		invalidator->tail = &request->next;
-	} else {
+	waits = enqueue(invalidator, request);
+	if (!waits)
 		note_late(invalidator, request);
-	}
 	pthread_cond_signal(&invalidator->filled);
 	pthread_mutex_unlock(&invalidator->mutex);
 	if (!waits)
 		reply_change(request);
+}
+
+bool invalidator_wash(struct request *request, uint64_t off, uint64_t len_bytes)
+{
+	struct invalidator *invalidator = &request->ops->invalidators[DIRECT_WRITES];
+	bool waits;
+
+	request->washed_off = off;
+	request->washed_bytes = len_bytes;
+	pthread_mutex_lock(&invalidator->mutex);
+	waits = enqueue(invalidator, request);
+	pthread_cond_signal(&invalidator->filled);
+	pthread_mutex_unlock(&invalidator->mutex);
+	return waits;
 }
 
 static int start(struct invalidator *invalidator)

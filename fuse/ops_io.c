@@ -290,12 +290,49 @@ void coroutine_fn ops_run_flush(void *arg)
 
 /* ---- seek ---- */
 
+static int coroutine_fn seek(const struct request *request, uint64_t *ret_off)
+{
+	const struct node *node = request->node;
+	uint64_t found = node->start_bytes;
+	int res = image_seek(node_image(node), node->start_bytes + request->offset,
+			     node->start_bytes + node->size_bytes, request->flags == SEEK_DATA,
+			     &found);
+
+	*ret_off = found - node->start_bytes;
+	return res;
+}
+
+/*
+ * The kernel does not look whether it holds changed pages that have not been written: as long as
+ * it may, a hole is one when they have been, and the image still says so. True: `request` waits
+ * for that, and comes back.
+ */
+static bool wash_hole(struct request *request, int *res, uint64_t *found)
+{
+	const struct node *node = request->node;
+	bool data = request->flags == SEEK_DATA;
+	uint64_t size_bytes = node->size_bytes;
+	uint64_t start = data ? request->offset : *found;
+	uint64_t end = !data ? *found + 1 : *res == -ENXIO ? size_bytes : *found;
+
+	if (start >= end || start >= size_bytes || node->nb_cached_opens == 0 ||
+	    !node_is_written(node))
+		return false;
+	if (start >= request->washed_off && end <= request->washed_off + request->washed_bytes)
+		return false;
+	if (invalidator_wash(request, start, end - start))
+		return true;
+	/* All of it may always be called data. */
+	*found = data ? request->offset : size_bytes;
+	*res = 0;
+	return false;
+}
+
 void coroutine_fn ops_run_lseek(void *arg)
 {
 	struct request *request = arg;
 	const struct node *node = request->node;
 	struct fuse_lseek_out out;
-	uint64_t found = 0;
 	int res;
 
 	if (request->flags != SEEK_DATA && request->flags != SEEK_HOLE) {
@@ -306,9 +343,9 @@ void coroutine_fn ops_run_lseek(void *arg)
 		request_reply_error(request, -ENXIO);
 		return;
 	}
-	res = image_seek(node_image(node), node->start_bytes + request->offset,
-			 node->start_bytes + node->size_bytes, request->flags == SEEK_DATA, &found);
-	out.offset = found - node->start_bytes;
+	res = seek(request, &out.offset);
+	if ((res == 0 || res == -ENXIO) && wash_hole(request, &res, &out.offset))
+		return;
 	if (res == -ENXIO)
 		request_reply_error(request, res);
 	else if (res < 0)

@@ -104,6 +104,9 @@ struct request {
 	uint64_t changed_off, changed_bytes;
 	int error; /* of the answer */
 
+	/* LSEEK: where the kernel has written back what it held */
+	uint64_t washed_off, washed_bytes;
+
 	uint64_t start_ns; /* when it arrived */
 	void *buf;         /* the answer's data (READ): the area, or from buf_get() */
 	size_t buf_bytes;

@@ -357,6 +357,16 @@ void node_end_writing(struct node *node)
 	pthread_mutex_unlock(&node->disk->write_opens_mutex);
 }
 
+bool node_is_written(const struct node *node)
+{
+	bool is_written;
+
+	pthread_mutex_lock(&node->disk->write_opens_mutex);
+	is_written = node->nb_write_opens > 0;
+	pthread_mutex_unlock(&node->disk->write_opens_mutex);
+	return is_written;
+}
+
 char *tree_name_for(const char *given_name, const char *path)
 {
 	static const char *const endings[] = {".qcow2", ".qcow", ".img"};

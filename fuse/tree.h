@@ -64,6 +64,7 @@ struct node {
 
 	/* state of the requests, see ops.c */
 	_Atomic unsigned nb_cached_opens; /* handles that read through the page cache */
+	_Atomic unsigned nb_direct_opens; /* the others, whose private mappings use it, too */
 	_Atomic bool maybe_cached;        /* the page cache may hold something */
 	_Atomic uint64_t write_open_ns;   /* when it was last opened for writing */
 	unsigned nb_write_opens;          /* under the disk's write_opens_mutex */
@@ -154,6 +155,8 @@ static inline bool node_shows(const struct node *node, uint64_t disk_off, uint64
  */
 int node_begin_writing(struct node *node);
 void node_end_writing(struct node *node);
+/* Is it open for writing? [any thread] */
+bool node_is_written(const struct node *node);
 
 /* The name of a partition's file: NAME.p1.raw beside NAME.raw, cut where it is too long. To be
  * freed; NULL: no memory. */
