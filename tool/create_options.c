@@ -247,27 +247,30 @@ static int coroutine_fn create_qcow2(struct tool *tool, const struct create_opti
 	const struct create_params *params = &options->params;
 	struct file *data_file = NULL;
 	struct error *error = NULL;
+	char *data_path = NULL;
+	bool new_data = false;
 	int ret, status = STATUS_OK;
 
 	if (params->data_name) {
-		char *data_path = data_path_of(options, path);
-
+		data_path = data_path_of(options, path);
 		if (!data_path)
 			return tool_fail(path, ENOMEM, NULL);
 		if (disk_same_file(path, data_path)) {
 			tool_say(path, "it would be its own data file");
-			free(data_path);
-			return STATUS_USAGE;
+			status = STATUS_USAGE;
+		} else {
+			status = disk_create_file(tool, data_path, &data_file, &new_data);
 		}
-		status = disk_create_file(tool, data_path, &data_file);
-		free(data_path);
 	}
-	if (status)
-		return status;
-	ret = create_format(file, data_file, params, &error);
-	if (ret)
-		status = tool_fail(path, ret, error);
-	file_close(data_file);
+	if (!status) {
+		ret = create_format(file, data_file, params, &error);
+		if (ret) {
+			status = tool_fail(path, ret, error);
+			disk_remove_new(data_path, new_data);
+		}
+		file_close(data_file);
+	}
+	free(data_path);
 	return status;
 }
 
@@ -276,6 +279,7 @@ int coroutine_fn create_options_run(struct tool *tool, const struct create_optio
 {
 	struct error *error = NULL;
 	struct file *file;
+	bool is_new;
 	int status, ret;
 
 	/* Nothing is touched when the options contradict one another. */
@@ -284,7 +288,7 @@ int coroutine_fn create_options_run(struct tool *tool, const struct create_optio
 		tool_fail(path, ret, error);
 		return STATUS_USAGE;
 	}
-	status = disk_create_file(tool, path, &file);
+	status = disk_create_file(tool, path, &file, &is_new);
 	if (status)
 		return status;
 	if (options->raw && file->is_block_device &&
@@ -303,6 +307,8 @@ int coroutine_fn create_options_run(struct tool *tool, const struct create_optio
 	} else {
 		status = create_qcow2(tool, options, path, file);
 	}
+	if (status)
+		disk_remove_new(path, is_new);
 	file_close(file);
 	return status;
 }

@@ -197,15 +197,29 @@ int coroutine_fn disk_flush(struct disk *disk)
 	return disk->image ? image_flush(disk->image) : file_flush(disk->raw);
 }
 
-int coroutine_fn disk_create_file(struct tool *tool, const char *path, struct file **ret_file)
+int coroutine_fn disk_create_file(struct tool *tool, const char *path, struct file **ret_file,
+				  bool *ret_new)
 {
 	/* Not truncated before its locks are held: it may be in use. A pipe is not waited for. */
-	int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+	int flags = O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, status;
+	int fd = open(path, flags | O_EXCL, 0666);
 
+	*ret_new = fd >= 0;
+	if (fd < 0 && errno == EEXIST)
+		fd = open(path, flags, 0666);
 	if (fd < 0)
 		return tool_fail(path, errno, NULL);
 	close(fd);
-	return open_file(tool, path, true, FILE_LOCK_WRITE, ret_file);
+	status = open_file(tool, path, true, FILE_LOCK_WRITE, ret_file);
+	if (status)
+		disk_remove_new(path, *ret_new);
+	return status;
+}
+
+void disk_remove_new(const char *path, bool is_new)
+{
+	if (is_new)
+		unlink(path);
 }
 
 char *disk_combine_path(const char *path, const char *name)

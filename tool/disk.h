@@ -53,8 +53,14 @@ int coroutine_fn disk_open_file(struct tool *tool, const char *path, struct file
 /* "qcow2" or "raw", by the magic number. Reports failure. Returns the exit status. */
 int coroutine_fn disk_probe_file(struct file *file, const char **ret_format);
 
-/* Opens a host file, made if it is not there, for writing. Reports. Returns the exit status. */
-int coroutine_fn disk_create_file(struct tool *tool, const char *path, struct file **ret_file);
+/*
+ * Opens a host file for writing; *ret_new: it was not there, and has been made. Reports. Returns
+ * the exit status.
+ */
+int coroutine_fn disk_create_file(struct tool *tool, const char *path, struct file **ret_file,
+				  bool *ret_new);
+/* Of no use to anybody, as what it was made for has failed. */
+void disk_remove_new(const char *path, bool is_new);
 
 /* `name`, as it stands in the image at `path`, seen from the working directory. The caller frees
  * it; NULL: out of memory. */
