@@ -26,6 +26,7 @@ struct commit {
 	unsigned nb;
 	struct disk base;
 	char *base_path;
+	const char *failed_path; /* where copying failed */
 	struct progress progress;
 };
 
@@ -49,8 +50,10 @@ static int coroutine_fn find_source(struct commit *c, uint64_t pos, uint64_t max
 			return 0;
 		}
 		ret = image_map(layer->image, pos, *ret_bytes, &extent);
-		if (ret)
+		if (ret) {
+			c->failed_path = layer->path;
 			return ret;
+		}
 		*ret_bytes = extent.len_bytes;
 		if (extent.kind == MAP_HOLE)
 			continue;
@@ -73,7 +76,9 @@ static int coroutine_fn copy(struct commit *c, uint8_t *buf)
 		ret = find_source(c, pos, min_u64(size - pos, STEP_BYTES), &layer, &source, &bytes);
 		if (!ret && source == FROM_LAYER) {
 			ret = disk_read(layer, pos, buf, bytes);
-			if (!ret)
+			if (ret)
+				c->failed_path = layer->path;
+			else
 				ret = disk_write(&c->base, pos, buf, bytes);
 		} else if (!ret && source == FROM_ZEROS) {
 			ret = disk_zero(&c->base, pos, bytes, false);
@@ -171,7 +176,7 @@ static int coroutine_fn run(struct tool *tool, struct commit *c, bool show_progr
 	progress_end(&c->progress);
 	buf_put(buf, STEP_BYTES);
 	if (ret)
-		return tool_fail(c->base.path, ret, NULL);
+		return tool_fail(c->failed_path ? c->failed_path : c->base.path, ret, NULL);
 	if (empty)
 		ret = snapshot_make_empty(c->layers[0].image, &error);
 	return ret ? tool_fail(c->layers[0].path, ret, error) : STATUS_OK;

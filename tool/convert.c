@@ -47,12 +47,23 @@ struct convert {
 	struct progress progress;
 	struct co_group group;
 	int result;
+	const char *failed_path; /* whose failure that is */
 };
 
 struct copier {
 	struct convert *convert;
 	struct task task;
 };
+
+/* A failure `ret` is about `disk`; the first one counts. */
+static int blame(struct convert *c, const struct disk *disk, int ret)
+{
+	if (ret < 0 && !c->result) {
+		c->result = ret;
+		c->failed_path = disk->path;
+	}
+	return ret;
+}
 
 /* ---- the walk ---- */
 
@@ -103,7 +114,7 @@ static int coroutine_fn take_piece(struct convert *c, uint64_t *ret_off, uint64_
 		c->walked += *ret_bytes;
 	}
 	co_mutex_unlock(&c->walk_mutex);
-	return ret == -ENODATA ? 0 : ret ? ret : 1;
+	return ret == -ENODATA ? 0 : ret ? blame(c, &c->source, ret) : 1;
 }
 
 /* ---- copying ---- */
@@ -172,7 +183,7 @@ static int coroutine_fn put_sparse(struct convert *c, uint64_t off, const uint8_
 static int coroutine_fn copy_piece(struct convert *c, uint64_t off, uint64_t bytes, uint8_t *buf,
 				   uint8_t *old)
 {
-	int ret = disk_read(&c->source, off, buf, bytes);
+	int ret = blame(c, &c->source, disk_read(&c->source, off, buf, bytes));
 
 	if (!ret && old) /* nothing was written there yet: what the backing file has */
 		ret = disk_read(&c->target, off, old, bytes);
@@ -201,8 +212,7 @@ static void coroutine_fn copier_run(void *arg)
 		c->nb_done += bytes;
 		progress_set(&c->progress, c->nb_done, c->source.size_bytes);
 	}
-	if (ret < 0 && !c->result)
-		c->result = ret;
+	blame(c, &c->target, ret);
 	buf_put(buf, buf_bytes);
 	buf_put(old, buf_bytes);
 	co_group_leave(&c->group, ret < 0 ? ret : 0);
@@ -291,7 +301,7 @@ static int coroutine_fn run(struct tool *tool, struct convert *c, const char *ta
 		progress_set(&c->progress, 1, 1);
 	progress_end(&c->progress);
 	packer_destroy(c->packer);
-	status = ret ? tool_fail(target_path, ret, NULL) : STATUS_OK;
+	status = ret ? tool_fail(c->failed_path, c->result, NULL) : STATUS_OK;
 	return status;
 }
 

@@ -23,6 +23,7 @@ struct rebase {
 	uint8_t *was, *will; /* STEP_BYTES each, or a cluster */
 	size_t buf_bytes;
 	struct progress progress;
+	const char *failed_path; /* NULL: the overlay's */
 };
 
 /* What the new backing file shows; zeros behind its end, and without one. */
@@ -32,6 +33,8 @@ static int coroutine_fn read_base(struct rebase *r, uint64_t off, size_t bytes)
 	size_t inside = off < size ? min_u64(bytes, size - off) : 0;
 	int ret = inside ? disk_read(&r->base, off, r->will, inside) : 0;
 
+	if (ret)
+		r->failed_path = r->base.path;
 	memset(r->will + inside, 0, bytes - inside);
 	return ret;
 }
@@ -112,7 +115,8 @@ static int coroutine_fn make_safe(struct tool *tool, struct rebase *r, bool show
 	progress_end(&r->progress);
 	buf_put(r->was, r->buf_bytes);
 	buf_put(r->will, r->buf_bytes);
-	return ret ? tool_fail(r->top.path, ret, NULL) : STATUS_OK;
+	return ret ? tool_fail(r->failed_path ? r->failed_path : r->top.path, ret, NULL)
+		   : STATUS_OK;
 }
 
 /* Opens the new backing file as the overlay will: beside itself. */
@@ -132,6 +136,7 @@ static int coroutine_fn open_base(struct tool *tool, struct rebase *r, const cha
 		status = disk_open(tool, path, format, &how, &r->base);
 	}
 	r->has_base = status == STATUS_OK;
+	r->base.path = name;
 	free(path);
 	return status;
 }
