@@ -285,12 +285,31 @@ static int coroutine_fn check_range(const struct image *image, uint64_t guest_of
 	return end % size && end != image->virtual_size ? -EINVAL : 0;
 }
 
+static int coroutine_fn pack(struct packer *packer, uint64_t guest_off, const void *buf,
+			     size_t len_bytes)
+{
+	struct io_record record;
+	struct batch batch;
+	int ret;
+
+	io_begin(packer->image, &record);
+	ret = batch_init(&batch, packer, guest_off, buf, len_bytes);
+	if (!ret)
+		ret = compress_all(&batch);
+	if (!ret)
+		ret = write_plain(&batch, len_bytes);
+	if (!ret)
+		ret = store_compressed(&batch);
+	batch_finish(&batch);
+	io_end(packer->image, &record);
+	return ret;
+}
+
 int coroutine_fn packer_write(struct packer *packer, uint64_t guest_off, const void *buf,
 			      size_t len_bytes)
 {
 	struct image *image = packer->image;
-	struct io_record record;
-	struct batch batch = {0};
+	bool tried = false;
 	int ret;
 
 	co_rwlock_rdlock(&image->resize_lock);
@@ -298,16 +317,9 @@ int coroutine_fn packer_write(struct packer *packer, uint64_t guest_off, const v
 	if (!ret)
 		ret = writer_begin_data(image->writer);
 	if (!ret) {
-		io_begin(image, &record);
-		ret = batch_init(&batch, packer, guest_off, buf, len_bytes);
-		if (!ret)
-			ret = compress_all(&batch);
-		if (!ret)
-			ret = write_plain(&batch, len_bytes);
-		if (!ret)
-			ret = store_compressed(&batch);
-		batch_finish(&batch);
-		io_end(image, &record);
+		do
+			ret = pack(packer, guest_off, buf, len_bytes);
+		while (writer_make_room(image->writer, ret, &tried));
 		image->stats.nb_writes++;
 		image->stats.written_bytes += len_bytes;
 	}

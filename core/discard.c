@@ -378,6 +378,7 @@ static int coroutine_fn range_op(struct image *image, uint64_t guest_off, uint64
 {
 	struct writer *writer = image->writer;
 	struct io_record record;
+	bool tried = false;
 	int ret;
 
 	if (!writer)
@@ -388,13 +389,15 @@ static int coroutine_fn range_op(struct image *image, uint64_t guest_off, uint64
 	else
 		ret = writer_begin_data(writer);
 	if (!ret && len_bytes) {
-		io_begin(image, &record);
-		if (op == OP_ALLOCATE)
-			ret = allocate_range(writer, guest_off, len_bytes);
-		else
-			ret = zero_range(writer, guest_off, len_bytes,
-					 op == OP_ZERO_KEEP ? ZERO_KEEP : ZERO_FREE);
-		io_end(image, &record);
+		do {
+			io_begin(image, &record);
+			if (op == OP_ALLOCATE)
+				ret = allocate_range(writer, guest_off, len_bytes);
+			else
+				ret = zero_range(writer, guest_off, len_bytes,
+						 op == OP_ZERO_KEEP ? ZERO_KEEP : ZERO_FREE);
+			io_end(image, &record);
+		} while (writer_make_room(writer, ret, &tried));
 	}
 	co_rwlock_unlock(&image->resize_lock);
 	return ret;

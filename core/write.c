@@ -466,6 +466,7 @@ int coroutine_fn image_write(struct image *image, uint64_t guest_off, const void
 			     size_t len_bytes)
 {
 	struct io_record record;
+	bool tried = false;
 	int ret;
 
 	co_rwlock_rdlock(&image->resize_lock);
@@ -476,9 +477,11 @@ int coroutine_fn image_write(struct image *image, uint64_t guest_off, const void
 	else
 		ret = writer_begin_data(image->writer);
 	if (!ret) {
-		io_begin(image, &record);
-		ret = write_range(image->writer, guest_off, buf, len_bytes);
-		io_end(image, &record);
+		do {
+			io_begin(image, &record);
+			ret = write_range(image->writer, guest_off, buf, len_bytes);
+			io_end(image, &record);
+		} while (writer_make_room(image->writer, ret, &tried));
 		image->stats.nb_writes++;
 		image->stats.written_bytes += len_bytes;
 	}

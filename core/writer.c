@@ -233,6 +233,18 @@ void coroutine_fn writer_wait_idle(struct writer *writer)
 		co_queue_wait(&writer->idle);
 }
 
+bool coroutine_fn writer_make_room(struct writer *writer, int err, bool *tried)
+{
+	if (err != -ENOSPC || !writer->image->file->is_block_device || *tried)
+		return false;
+	*tried = true;
+	if (flush_run(writer))
+		return false;
+	while (writer->release_running)
+		co_queue_wait(&writer->idle);
+	return true;
+}
+
 int coroutine_fn writer_close(struct image *image)
 {
 	struct writer *writer = image->writer;

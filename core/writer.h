@@ -121,6 +121,13 @@ int coroutine_fn writer_make_clean(void *ctx);
 /* Waits until neither write-back in the background nor release is running. */
 void coroutine_fn writer_wait_idle(struct writer *writer);
 
+/*
+ * A request has failed with `err`, and is between io_end() and io_begin(). Where it found no
+ * cluster on a block device: flushes, and waits until what was in quarantine is free again. True,
+ * once: it is worth another try.
+ */
+bool coroutine_fn writer_make_room(struct writer *writer, int err, bool *tried);
+
 /* Something was written to a file: the next flush needs a barrier, within seconds. */
 void writer_note_write(struct writer *writer);
 /*

@@ -8,6 +8,7 @@
 
 #include "core/ahead.h"
 #include "core/alloc.h"
+#include "core/compress_write.h"
 #include "core/refcount.h"
 
 #define CLUSTER 512ull
@@ -307,6 +308,67 @@ CO_TEST(test_device_ends)
 		assert_int_equal(be16_get(bytes + HAND_REFBLOCK * CLUSTER + c * 2), c < NB_FILE);
 }
 
+/* What is freed already, but not yet to be used again, is waited for: nobody is refused for it. */
+CO_TEST(test_room_that_a_flush_makes)
+{
+	static const uint8_t data[4 * CLUSTER] = {1};
+	struct packer *packer;
+
+	new_image();
+	open_device();
+	assert_int_equal(image_allocate(image, 0, 64 * CLUSTER), -ENOSPC);
+	assert_int_equal(image_write(image, 40 * CLUSTER, data, CLUSTER), -ENOSPC);
+	assert_int_equal(image_discard(image, 0, 4 * CLUSTER), 0);
+	assert_int_equal(image_write(image, 40 * CLUSTER, data, 4 * CLUSTER), 0);
+	assert_int_equal(image_write(image, 44 * CLUSTER, data, CLUSTER), -ENOSPC);
+	assert_int_equal(image_discard(image, 4 * CLUSTER, CLUSTER), 0);
+	assert_int_equal(image_allocate(image, 44 * CLUSTER, CLUSTER), 0);
+	assert_int_equal(image_discard(image, 5 * CLUSTER, CLUSTER), 0);
+	assert_int_equal(packer_create(image, &packer), 0);
+	assert_int_equal(packer_write(packer, 45 * CLUSTER, data, 4 * CLUSTER), 0);
+	packer_destroy(packer);
+	close_image();
+	assert_int_equal(hand.disk->files[0].bytes.size, NB_FILE * CLUSTER);
+}
+
+#define NB_WRITERS 8u
+
+struct a_writer {
+	struct task task;
+	uint64_t guest_off;
+	int result;
+};
+
+static void coroutine_fn write_run(void *arg)
+{
+	static const uint8_t data[CLUSTER] = {1};
+	struct a_writer *a_writer = arg;
+
+	a_writer->result = image_write(image, a_writer->guest_off, data, CLUSTER);
+}
+
+/* Also those who come while another one's flush is under way, or its release. */
+CO_TEST(test_room_for_many_at_once)
+{
+	struct a_writer writers[NB_WRITERS];
+
+	new_image();
+	open_device();
+	assert_int_equal(image_allocate(image, 0, 64 * CLUSTER), -ENOSPC);
+	assert_int_equal(image_discard(image, 0, NB_WRITERS * CLUSTER), 0);
+	for (unsigned i = 0; i < NB_WRITERS; i++) {
+		writers[i] = (struct a_writer){.guest_off = (40 + i) * CLUSTER, .result = 1};
+		writers[i].task = (struct task){.fn = write_run, .arg = &writers[i]};
+		reactor_spawn(hand.reactor, &writers[i].task);
+	}
+	for (unsigned i = 0; i < NB_WRITERS; i++) {
+		while (writers[i].result == 1)
+			co_sleep(1000000);
+		assert_int_equal(writers[i].result, 0);
+	}
+	close_image();
+}
+
 /* Nothing is overlooked: what is too short for one is found by another. */
 CO_TEST(test_device_is_used_up)
 {
@@ -442,6 +504,8 @@ int main(void)
 		HAND_TEST(test_refcount_table_too_large),
 		HAND_TEST(test_partly_allocated_cluster_is_reserved_whole),
 		HAND_TEST(test_device_ends),
+		HAND_TEST(test_room_that_a_flush_makes),
+		HAND_TEST(test_room_for_many_at_once),
 		HAND_TEST(test_device_is_used_up),
 		HAND_TEST(test_device_gets_back_what_was_taken_ahead),
 		HAND_TEST(test_full_device_is_looked_at_once),
