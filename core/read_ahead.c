@@ -90,6 +90,7 @@ void read_ahead_note(struct image *image, const struct image *layer, uint64_t gu
 
 void coroutine_fn read_ahead_finish(struct image *image)
 {
+	image->ahead.nb_workers = 0; /* requests under way begin nothing more */
 	while (image->ahead.running)
 		co_queue_wait(&image->ahead.idle);
 }

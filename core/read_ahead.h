@@ -45,7 +45,7 @@ struct read_ahead {
 void read_ahead_note(struct image *image, const struct image *layer, uint64_t guest_off,
 		     uint64_t len_bytes);
 
-/* Waits until nothing is being read ahead. No request is under way. */
+/* Waits until nothing is being read ahead, and lets nothing more begin. */
 void coroutine_fn read_ahead_finish(struct image *image);
 
 /* Inflates what is compressed of a range within the disk. Defined in read.c. */

@@ -624,6 +624,27 @@ CO_TEST(test_closing_waits_for_what_is_read_ahead)
 	assert_int_equal(reactor_nb_coroutines(hand.reactor), 1);
 }
 
+static void coroutine_fn close_run(void *arg)
+{
+	close_image();
+	/* This one, and the test's own. */
+	*(unsigned *)arg = reactor_nb_coroutines(hand.reactor) - 2;
+}
+
+/* A request under way that ends meanwhile begins nothing more. */
+CO_TEST(test_nothing_is_read_ahead_beside_closing)
+{
+	unsigned nb_left = UINT_MAX;
+	struct task closer = {.fn = close_run, .arg = &nb_left};
+
+	open_eight();
+	expect_plain(0);
+	reactor_spawn(hand.reactor, &closer); /* runs while this one waits for the disk */
+	expect_plain(1);
+	co_sleep(1000000);
+	assert_int_equal(nb_left, 0);
+}
+
 /* Where others use the cache, what is read ahead would not stay in it. */
 CO_TEST(test_no_room_to_read_ahead)
 {
@@ -673,6 +694,7 @@ int main(void)
 		HAND_TEST(test_sequential_readers),
 		HAND_TEST(test_read_ahead_fails),
 		HAND_TEST(test_closing_waits_for_what_is_read_ahead),
+		HAND_TEST(test_nothing_is_read_ahead_beside_closing),
 		HAND_TEST(test_no_room_to_read_ahead),
 	};
 
