@@ -69,6 +69,9 @@ int coroutine_fn disk_open(struct tool *tool, const char *path, const char *form
 	struct error *error = NULL;
 	int status = STATUS_OK, ret;
 
+	/* It would be open for reading alone. */
+	if (how->writable && (how->snapshot || how->force_share))
+		return tool_usage(tool, "not with %s", how->snapshot ? "-o snapshot=" : "-U");
 	if (format)
 		options.raw = !strcmp(format, "raw");
 	else
