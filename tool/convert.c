@@ -353,7 +353,8 @@ static int take_option(struct tool *tool, int opt, struct convert_options *o)
 		o->lists[o->nb_lists++] = optarg;
 		return STATUS_OK;
 	case 'S':
-		if (tool_parse_size(optarg, &o->sparse_bytes) || o->sparse_bytes % SECTOR_BYTES)
+		if (tool_parse_size(optarg, &o->sparse_bytes) || o->sparse_bytes % SECTOR_BYTES ||
+		    o->sparse_bytes > INT64_MAX)
 			return tool_usage(tool, "-S %s: give a multiple of 512, or 0", optarg);
 		return STATUS_OK;
 	case 'm':
