@@ -418,14 +418,17 @@ static int coroutine_fn search(struct writer *writer, struct search *s)
 }
 
 /*
- * An area of `nb` clusters that is longer than what one refcount block describes: beyond the tail,
- * where no block is yet, with its blocks in front. Their refcounts are 1 when this returns.
+ * An area of `nb` clusters that is longer than what one refcount block describes: beyond the tail
+ * (a device has none), where no block is yet, with its blocks in front. Their refcounts are 1 when
+ * this returns.
  */
 static int coroutine_fn take_area(struct writer *writer, uint64_t nb, struct search *s)
 {
 	unsigned bits = writer->image->cluster_bits;
 	struct new_table t = {
-		.first_block = div_up(writer->tail, 1ull << writer->refblock_bits),
+		.first_block = is_on_device(writer)
+				       ? 0
+				       : div_up(writer->tail, 1ull << writer->refblock_bits),
 		.nb_blocks = 1,
 		.nb_clusters = nb,
 	};

@@ -399,7 +399,7 @@ CO_TEST(test_device_gets_back_what_was_taken_ahead)
 	close_image();
 }
 
-/* ---- a full device, again and again ---- */
+/* ---- a large device ---- */
 
 /* Its first nb_blocks ranges are in use; every fourth cluster from 256 on is free if `holes`. */
 static void new_large_image(unsigned nb_blocks, unsigned nb_clusters, bool holes)
@@ -414,6 +414,19 @@ static void new_large_image(unsigned nb_blocks, unsigned nb_clusters, bool holes
 				 !holes || block == 0 || i % 4 != 3);
 	}
 }
+
+/* More clusters than a refcount block describes have their own blocks in front. */
+CO_TEST(test_area_on_a_device)
+{
+	new_large_image(2, 32 * 256, false);
+	open_device();
+	expect_alloc(300, 300, 514, 300, false);
+	expect_alloc(300, 300, 4 * 256 + 2, 300, false);
+	expect_alloc(1, 1, 814, 1, false);
+	close_image();
+}
+
+/* ---- a full device, again and again ---- */
 
 /* How many slices of refcounts a request for nb clusters looks at that fails. */
 static uint64_t coroutine_fn count_looks(uint64_t nb)
@@ -508,6 +521,7 @@ int main(void)
 		HAND_TEST(test_room_for_many_at_once),
 		HAND_TEST(test_device_is_used_up),
 		HAND_TEST(test_device_gets_back_what_was_taken_ahead),
+		HAND_TEST(test_area_on_a_device),
 		HAND_TEST(test_full_device_is_looked_at_once),
 		HAND_TEST(test_rows_on_a_full_device),
 		HAND_TEST(test_rest_of_a_freed_run),
