@@ -272,6 +272,8 @@ static int coroutine_fn prepare_data(struct formatter *f)
 	uint64_t len_bytes = f->data_file ? l->size_bytes : l->nb_data << l->cluster_bits;
 	int ret = 0;
 
+	if (file->is_block_device && start + len_bytes > file->size_bytes)
+		return -ENOSPC;
 	if (!file->is_block_device)
 		ret = file_truncate(file, start + len_bytes);
 	if (ret || !len_bytes)

@@ -139,6 +139,9 @@ static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 	uint64_t end = end_of_leftovers(image, old_bytes);
 	int ret = map_l1_entries(image, size_bytes, &nb_entries);
 
+	if (!ret && has_data_file(image) && image->data_file->is_block_device &&
+	    size_bytes > image->data_file->size_bytes)
+		ret = -ENOSPC;
 	if (!ret && nb_entries > image->l1_size)
 		ret = grow_l1(writer, nb_entries);
 	if (ret)
