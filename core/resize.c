@@ -139,9 +139,6 @@ static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 	uint64_t end = end_of_leftovers(image, old_bytes);
 	int ret = map_l1_entries(image, size_bytes, &nb_entries);
 
-	if (!ret && has_data_file(image) && image->data_file->is_block_device &&
-	    size_bytes > image->data_file->size_bytes)
-		ret = -ENOSPC;
 	if (!ret && nb_entries > image->l1_size)
 		ret = grow_l1(writer, nb_entries);
 	if (ret)
@@ -183,6 +180,19 @@ static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
 	return 0;
 }
 
+/* Can the disk become so large? What cannot be is refused before bitmaps are out of date for it. */
+static int check_size(const struct image *image, uint64_t size_bytes)
+{
+	const struct file *file = image->data_file;
+	uint64_t nb_entries;
+
+	if (size_bytes <= image->virtual_size)
+		return 0;
+	if (has_data_file(image) && file->is_block_device && size_bytes > file->size_bytes)
+		return -ENOSPC;
+	return map_l1_entries(image, size_bytes, &nb_entries);
+}
+
 /*
  * Bitmaps stay true of a disk that grows, where their tables have or get the length for it. Of one
  * that shrinks they are out of date.
@@ -192,8 +202,10 @@ static int coroutine_fn begin(struct writer *writer, uint64_t size_bytes,
 {
 	struct image *image = writer->image;
 	bool grows = size_bytes >= image->virtual_size;
-	int ret = writer_begin(writer);
+	int ret = check_size(image, size_bytes);
 
+	if (!ret)
+		ret = writer_begin(writer);
 	if (!ret && grows && image->header.has_bitmaps && !writer->data_begun)
 		ret = bitmap_begin_growth(writer, size_bytes, growth);
 	if (!ret && (!grows || !growth->possible))
