@@ -232,6 +232,9 @@ int coroutine_fn rebase_record(struct image *image, const char *name, const char
 	if (name && (!*name || strlen(name) > BACKING_NAME_MAX))
 		return error_set(reterr, ERROR_OPEN, EINVAL,
 				 "the backing file's name is empty or longer than 1023 bytes");
+	if (name && has_raw_data_file(image))
+		return error_set(reterr, ERROR_OPEN, EINVAL,
+				 "data_file_raw excludes a backing file");
 	if (format && strlen(format) > 15)
 		return error_set(reterr, ERROR_OPEN, EINVAL, "the backing format is too long");
 	co_rwlock_wrlock(&image->resize_lock);
