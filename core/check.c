@@ -473,6 +473,7 @@ int coroutine_fn check_rebuild_refcounts(struct file *file, struct error **reter
 		return err;
 	if (report.corruptions || report.check_errors)
 		return error_set(reterr, ERROR_CORRUPT, EIO,
-				 "marked dirty, and damaged beyond its refcounts");
+				 "marked dirty, and damaged beyond its refcounts: qcow2tool check "
+				 "tells where; what is sound can be read");
 	return 0;
 }
