@@ -235,7 +235,7 @@ void coroutine_fn writer_wait_idle(struct writer *writer)
 
 bool coroutine_fn writer_make_room(struct writer *writer, int err, bool *tried)
 {
-	if (err != -ENOSPC || !writer->image->file->is_block_device || *tried)
+	if ((err != -ENOSPC && err != -EDQUOT) || *tried)
 		return false;
 	*tried = true;
 	if (flush_run(writer))

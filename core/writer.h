@@ -122,9 +122,9 @@ int coroutine_fn writer_make_clean(void *ctx);
 void coroutine_fn writer_wait_idle(struct writer *writer);
 
 /*
- * A request has failed with `err`, and is between io_end() and io_begin(). Where it found no
- * cluster on a block device: flushes, and waits until what was in quarantine is free again. True,
- * once: it is worth another try.
+ * A request has failed with `err`, and is between io_end() and io_begin(). Where there was no room
+ * for it: flushes, and waits until what was in quarantine is free again. True, once: it is worth
+ * another try.
  */
 bool coroutine_fn writer_make_room(struct writer *writer, int err, bool *tried);
 

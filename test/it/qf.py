@@ -199,6 +199,15 @@ def backing_file(device):
         return None
 
 
+def fallocate(fd, mode, offset, length):
+    """fallocate(2), for which Python has no name."""
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    if libc.fallocate(fd, mode, offset, length) < 0:
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
 def wait_until(condition, timeout=10, what="something"):
     for _ in range(int(timeout * SLOWER / POLL_SEC)):
         if condition():
