@@ -159,9 +159,10 @@ static int coroutine_fn grow(struct writer *writer, uint64_t size_bytes)
 }
 
 /*
- * The rest of the last cluster is zeroed for whoever grows the disk without doing so. The clusters
- * behind are let go after the switch, for they may uncover a backing file: where that fails, they
- * are leftovers.
+ * The rest of the last cluster is zeroed for whoever grows the disk without doing so, and a raw
+ * data file is cut, which shows what it holds when the disk grows again. The clusters behind are
+ * let go after the switch, for they may uncover a backing file: where that fails, they are
+ * leftovers.
  */
 static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
 {
@@ -170,6 +171,8 @@ static int coroutine_fn shrink(struct writer *writer, uint64_t size_bytes)
 	uint64_t end = round_up(size_bytes, cluster);
 	int ret = zero_outside(writer, size_bytes, min_u64(end, old_bytes), ZERO_FREE);
 
+	if (!ret && has_raw_data_file(image))
+		ret = resize_data_file(writer, size_bytes, false);
 	if (!ret)
 		ret = flush_set_size(writer, size_bytes);
 	if (ret)

@@ -145,12 +145,43 @@ CO_TEST(test_raw_data_file_is_as_long_as_the_disk)
 	expect_mapped(long_bytes);
 }
 
+/* Whatever request fails while it shrinks: where the disk is shorter, nothing shows when it grows.
+ */
+CO_TEST(test_raw_data_file_that_could_not_be_cut)
+{
+	const uint64_t old_bytes = NB_RAW * CLUSTER, short_bytes = 5 * CLUSTER;
+	unsigned nb_short = 0, nb = 30;
+
+	for (unsigned at = 0; at < nb; at++) {
+		struct image *image;
+
+		new_raw_image();
+		image = open_writable();
+		hand.disk->fault = (struct sim_fault){
+			.at = hand.disk->nb_requests + at, .count = 1, .err = EIO};
+		image_resize(image, short_bytes);
+		hand.disk->fault = (struct sim_fault){0};
+		image_close(image);
+		image = open_writable();
+		if (image_info(image)->virtual_size == short_bytes) {
+			nb_short++;
+			assert_int_equal(image_resize(image, old_bytes), 0);
+			expect_bytes(image, short_bytes, old_bytes, 0);
+		}
+		assert_int_equal(image_close(image), 0);
+		while (hand.disk->nb_files > 0)
+			sim_bytes_free(&hand.disk->files[--hand.disk->nb_files].bytes);
+	}
+	assert_true(nb_short > 0 && nb_short < nb);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		HAND_TEST(test_shrinking_writes_no_zeros_over_a_backing_file),
 		HAND_TEST(test_applied_snapshot_covers_the_disk),
 		HAND_TEST(test_raw_data_file_is_as_long_as_the_disk),
+		HAND_TEST(test_raw_data_file_that_could_not_be_cut),
 	};
 
 	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
