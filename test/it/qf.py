@@ -336,6 +336,25 @@ def threads_named(pid, name):
     return count
 
 
+def stop_process(pid):
+    """
+    SIGSTOP, which one thread takes and hands on to the others: until each of them has stopped, those
+    that run still answer.
+    """
+    def all_stopped():
+        for task in os.listdir(f"/proc/{pid}/task"):
+            try:
+                with open(f"/proc/{pid}/task/{task}/stat") as stat:
+                    if stat.read().rpartition(")")[2].split()[0] != "T":
+                        return False
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # ended meanwhile
+        return True
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(all_stopped, what="all threads to stop")
+
+
 def peak_rss_bytes(pid):
     with open(f"/proc/{pid}/status") as status:
         for line in status:
