@@ -228,7 +228,7 @@ int coroutine_fn backing_open_below(const struct image *image, struct chain *cha
 				    struct image **ret_layer, struct file **ret_raw,
 				    struct error **reterr)
 {
-	struct below below;
+	struct below below = {0};
 	int ret = open_file_below(image, chain, writable, &below, reterr);
 
 	*ret_layer = NULL;

@@ -87,19 +87,24 @@ static void add_piece(struct read_plan *plan, uint8_t *dest, size_t len_bytes, b
 		(struct iovec){.iov_base = zero ? NULL : dest, .iov_len = len_bytes};
 }
 
+static bool is_zero(const struct extent *extent)
+{
+	return extent->kind == EXTENT_ZERO || extent->kind == EXTENT_UNALLOCATED;
+}
+
 /* Starts what an extent needs. */
 static void coroutine_fn plan_extent(struct read_plan *plan, const struct extent *extent)
 {
 	uint8_t *dest = plan->buf ? plan->buf + (extent->guest_off - plan->guest_off) : NULL;
 	struct image *layer = extent->layer;
 	struct read_segment *segment;
-	bool zero = extent->kind == EXTENT_ZERO || extent->kind == EXTENT_UNALLOCATED;
 	int ret = 0;
 
 	if (!dest && extent->kind != EXTENT_COMPRESSED)
 		return;
-	add_piece(plan, dest, extent->len_bytes, zero);
-	if (zero)
+	if (dest)
+		add_piece(plan, dest, extent->len_bytes, is_zero(extent));
+	if (is_zero(extent))
 		return;
 	if (plan->nb == READ_BATCH)
 		plan_finish(plan);
@@ -120,11 +125,6 @@ static void coroutine_fn plan_extent(struct read_plan *plan, const struct extent
 		plan->result = ret;
 	else
 		plan->nb++;
-}
-
-static bool is_zero(const struct extent *extent)
-{
-	return extent->kind == EXTENT_ZERO || extent->kind == EXTENT_UNALLOCATED;
 }
 
 /* Adds `next` to `extent` when one transfer can serve both. */

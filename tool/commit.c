@@ -133,11 +133,12 @@ static int coroutine_fn open_all(struct tool *tool, struct commit *c, const char
 			c->base_path = next;
 			return disk_open_below(tool, &c->layers[c->nb - 1], next, &how, &c->base);
 		}
-		if (c->nb == LAYERS_MAX)
-			status = tool_fail(path, ELOOP, NULL);
-		else
-			status = disk_open_below(tool, &c->layers[c->nb - 1], next, &how,
-						 &c->layers[c->nb]);
+		if (c->nb == LAYERS_MAX) {
+			free(next);
+			return tool_fail(path, ELOOP, NULL);
+		}
+		status =
+			disk_open_below(tool, &c->layers[c->nb - 1], next, &how, &c->layers[c->nb]);
 		how.backing_file = NULL; /* is the name below the image itself */
 	}
 	free(next);

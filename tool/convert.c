@@ -257,7 +257,7 @@ static int coroutine_fn open_target(struct tool *tool, struct convert *c, const 
 	const char *format = options->target.raw ? "raw" : "qcow2";
 	uint64_t size_bytes = c->source.size_bytes;
 	char *backing_path = NULL, *data_path = NULL;
-	int status = STATUS_OK;
+	int status;
 
 	c->has_backing = backing_name && !options->keep_target;
 	if (c->has_backing)
@@ -265,18 +265,16 @@ static int coroutine_fn open_target(struct tool *tool, struct convert *c, const 
 	/* It is the user who names it, so that it may be anywhere. */
 	if (data_name)
 		how.data_file = data_path = disk_combine_path(path, data_name);
-	if ((c->has_backing && !backing_path) || (data_name && !data_path)) {
-		free(backing_path);
-		free(data_path);
-		return tool_fail(path, ENOMEM, NULL);
-	}
-	status = create_options_check_disk(&options->target, path, &c->source, "source");
+	if ((c->has_backing && !backing_path) || (data_name && !data_path))
+		status = tool_fail(path, ENOMEM, NULL);
+	else
+		status = create_options_check_disk(&options->target, path, &c->source, "source");
 	if (!status && !options->keep_target)
 		status = create_target(tool, c, path);
 	if (!status)
 		status = disk_open(tool, path, format, &how, &c->target);
-	free(backing_path);
 	free(data_path);
+	free(backing_path);
 	if (status)
 		return status;
 	/* A block device keeps what was on it. */
