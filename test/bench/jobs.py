@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The table of jobs, and how one trial of a job is run and measured.
+"""The table of jobs, and how trials of a job are run and measured.
 
 Depth comes from libaio, because io_uring clients fall back to threads on FUSE files;
 buffered and threaded jobs use psync. Read jobs run for a set time. Jobs that allocate do a
@@ -48,6 +48,10 @@ class Job:
 
     def has_backing(self):
         return self.image in ("overlay", "five_layers")
+
+    def in_turns(self):
+        """Whether a server that has served for a while is as good as one that was just started."""
+        return not (self.nb_ops or self.command or self.image.startswith("cold"))
 
     def block_bytes(self):
         return MIB if "--bs=1m" in self.fio else 4 * KIB
@@ -189,7 +193,18 @@ def trial_run(job, view, virtual_size, out, seconds, scale, seed):
     """One trial of `job` on the flat file `view`; `out` is a scratch file for commands."""
     if job.command:
         return _command_run(job, view, virtual_size, out)
-    return _fio_run(job, view, virtual_size, seconds, scale, seed)
+    return _fio_run(job, [view], (0, virtual_size), _length(job, virtual_size, seconds, scale),
+                    seed)[0]
+
+
+def turn_run(job, views, virtual_size, seconds, turn):
+    """
+    A short trial of `job` on each of `views` in this order; a list of Results. Who reads on and
+    on begins at another place in each turn.
+    """
+    half = virtual_size // 2
+    start = turn * 37 % 64 * half // 64 // MIB * MIB
+    return _fio_run(job, views, (start, half), _length(job, virtual_size, seconds, 1), turn)
 
 
 def warm_up(view):
@@ -199,29 +214,41 @@ def warm_up(view):
             pass
 
 
-def _fio_argv(job, view, virtual_size, seconds, scale, seed):
-    argv = ["fio", "--name=job", f"--filename={view}", f"--size={virtual_size}",
+def _length(job, virtual_size, seconds, scale):
+    """How fio is told when a trial ends."""
+    if not job.nb_ops:
+        return ["--time_based", "--norandommap=1", f"--runtime={int(seconds * 1000)}ms"]
+    wanted = min(job.nb_ops_scaled(scale) * job.block_bytes(), virtual_size)
+    return [f"--io_size={wanted}", f"--runtime={_TRIAL_LIMIT_S // 2}"]
+
+
+def _fio_argv(job, views, window, length, seed):
+    argv = ["fio", "--output-format=json", "--eta=never", "--name=global",
             "--allow_file_create=0", "--fallocate=none", "--group_reporting",
-            "--output-format=json", "--eta=never", f"--randseed={seed}", *job.fio.split()]
-    if virtual_size > 4 * GIB:
+            f"--randseed={seed}", f"--offset={window[0]}", f"--size={window[1]}",
+            *job.fio.split(), *length]
+    if window[1] > 4 * GIB:
         argv += ["--norandommap=1", "--random_generator=tausworthe64"]
     if job.warm:
         argv += ["--invalidate=0"]
-    if job.nb_ops:
-        wanted = min(job.nb_ops_scaled(scale) * job.block_bytes(), virtual_size)
-        argv += [f"--io_size={wanted}", f"--runtime={_TRIAL_LIMIT_S // 2}"]
-    else:
-        argv += ["--time_based", "--norandommap=1", f"--runtime={int(seconds * 1000)}ms"]
+    for number, view in enumerate(views):
+        argv += [f"--name={number}", "--stonewall", f"--filename={view}"]
     return argv
 
 
-def _fio_run(job, view, virtual_size, seconds, scale, seed):
-    argv = _fio_argv(job, view, virtual_size, seconds, scale, seed)
+def _fio_run(job, views, window, length, seed):
+    argv = _fio_argv(job, views, window, length, seed)
     run = subprocess.run(argv, capture_output=True, text=True, timeout=_TRIAL_LIMIT_S)
     if run.returncode != 0:
         said = [line for line in (run.stdout + run.stderr).splitlines() if line.startswith("fio:")]
         raise JobError("; ".join(said)[:800] or f"fio ended with status {run.returncode}")
-    report = json.loads(run.stdout[run.stdout.index("{"):])["jobs"][0]
+    reports = json.loads(run.stdout[run.stdout.index("{"):])["jobs"]
+    if len(reports) != len(views):
+        raise JobError(f"fio reports {len(reports)} results of {len(views)}")
+    return [_fio_result(job, report) for report in reports]
+
+
+def _fio_result(job, report):
     if report["error"]:
         raise JobError(f"fio ended with error {report['error']}")
     side = report["write" if job.writes else "read"]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The subjects of the benchmark: what turns an image into a flat file, and how to run it.
 
-A subject is started for one trial and stopped after it, so that every trial begins with
-cold caches of its own and every trial measures the start and the unmount as well.
+QEMU's take no locks: all look at one image side by side, and each writes into one of its own.
+
+A subject is started for one trial, or for all turns of a round, and stopped after it: caches
+of its own are cold at the beginning, and the start and the unmount are measured as well.
 """
 
 import ctypes
@@ -273,7 +275,7 @@ class StorageDaemon(Subject):
         for i, path in reversed(list(enumerate(image.layers))):
             read_only = "off" if writable and i == 0 else "on"
             common = f"cache.direct=on,read-only={read_only}"
-            yield from ("--blockdev", f"driver=file,node-name=file{i},filename={path},"
+            yield from ("--blockdev", f"driver=file,node-name=file{i},filename={path},locking=off,"
                                       f"aio={_qemu_aio(image)},discard=unmap,{common}")
             yield from ("--blockdev", f"driver=qcow2,node-name=image{i},file=file{i},"
                                       f"discard=unmap,{common}"
@@ -312,9 +314,10 @@ class Nbdfuse(Subject):
         mount = Mount(run_dir / "disk.raw", mountpoint=run_dir)
         access = [] if writable else ["-r"]
         try:
-            mount.spawn(["qemu-nbd", "-f", "qcow2", "--cache=none", "--discard=unmap",
-                         f"--aio={_qemu_aio(image)}", "--shared=4", "-k", socket,
-                         *access, image.layers[0]])
+            mount.spawn(["qemu-nbd", "--cache=none", "--discard=unmap",
+                         f"--aio={_qemu_aio(image)}", "--shared=4", "-k", socket, *access,
+                         "--image-opts", "driver=qcow2,file.driver=file,file.locking=off,"
+                                         f"file.filename={image.layers[0]}"])
             mount.wait_until(socket.exists)
             mount.spawn(["nbdfuse", "-C", "4", *access, run_dir / "disk.raw",
                          "--unix", socket])
