@@ -113,6 +113,15 @@ struct read_pieces {
 int coroutine_fn image_read(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes,
 			    struct read_pieces *pieces);
 
+/*
+ * The same, and where all of it is one run of data, which a thread of ours reads, `sequel` follows
+ * on that thread, before this returns; sequel->ran tells. Then buf is of no interest to anybody any
+ * more.
+ */
+int coroutine_fn image_read_then(struct image *image, uint64_t guest_off, void *buf,
+				 size_t len_bytes, struct read_pieces *pieces,
+				 struct io_sequel *sequel);
+
 enum map_kind {
 	MAP_HOLE,       /* no layer has it: reads as zeros */
 	MAP_ZERO,       /* a zero cluster */

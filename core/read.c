@@ -32,8 +32,10 @@ struct read_segment {
 
 struct read_plan {
 	uint64_t guest_off;
+	size_t len_bytes;
 	uint8_t *buf;                 /* NULL: only clusters are inflated, into their cache */
 	struct read_pieces *pieces;   /* NULL: zeros are written */
+	struct io_sequel *sequel;     /* of a transfer that is all there is; NULL: none */
 	const struct image *inflated; /* the layer in which a part was compressed; NULL: none */
 	unsigned nb;
 	int result;
@@ -118,8 +120,9 @@ static void coroutine_fn plan_extent(struct read_plan *plan, const struct extent
 		ret = inflate_begin(&segment->inflate.op, layer, extent->host_off);
 	} else {
 		segment->data.iov = (struct iovec){.iov_base = dest, .iov_len = extent->len_bytes};
-		file_io_start(&segment->data.io, layer->data_file, IO_READ, extent->host_off,
-			      &segment->data.iov, 1, IO_TAG_DATA);
+		file_io_start_read(&segment->data.io, layer->data_file, extent->host_off,
+				   &segment->data.iov, IO_TAG_DATA,
+				   extent->len_bytes == plan->len_bytes ? plan->sequel : NULL);
 	}
 	if (ret)
 		plan->result = ret;
@@ -141,9 +144,9 @@ static bool merge(struct extent *extent, const struct extent *next)
 	return true;
 }
 
-static int coroutine_fn read_range(struct image *image, struct read_plan *plan, size_t len_bytes)
+static int coroutine_fn read_range(struct image *image, struct read_plan *plan)
 {
-	uint64_t pos = plan->guest_off, end = pos + len_bytes;
+	uint64_t pos = plan->guest_off, end = pos + plan->len_bytes;
 	struct extent pending = {0}, next;
 	int ret = 0;
 
@@ -164,12 +167,14 @@ static int coroutine_fn read_range(struct image *image, struct read_plan *plan, 
 	return ret ? ret : plan->result;
 }
 
-static void plan_init(struct read_plan *plan, uint64_t guest_off, void *buf,
+static void plan_init(struct read_plan *plan, uint64_t guest_off, void *buf, size_t len_bytes,
 		      struct read_pieces *pieces)
 {
 	plan->guest_off = guest_off;
+	plan->len_bytes = len_bytes;
 	plan->buf = buf;
 	plan->pieces = pieces;
+	plan->sequel = NULL;
 	plan->inflated = NULL;
 	plan->nb = 0;
 	plan->result = 0;
@@ -186,8 +191,8 @@ int coroutine_fn read_for_copy(struct image *image, uint64_t guest_off, uint8_t 
 	struct read_plan plan;
 	int ret;
 
-	plan_init(&plan, guest_off, buf, &pieces);
-	ret = read_range(image, &plan, nb_read);
+	plan_init(&plan, guest_off, buf, nb_read, &pieces);
+	ret = read_range(image, &plan);
 	if (ret)
 		return ret;
 	*ret_zero = !pieces.nb || (pieces.nb == 1 && !pieces.iov[0].iov_base);
@@ -203,17 +208,25 @@ int coroutine_fn read_for_copy(struct image *image, uint64_t guest_off, uint8_t 
 int coroutine_fn image_read(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes,
 			    struct read_pieces *pieces)
 {
+	return image_read_then(image, guest_off, buf, len_bytes, pieces, NULL);
+}
+
+int coroutine_fn image_read_then(struct image *image, uint64_t guest_off, void *buf,
+				 size_t len_bytes, struct read_pieces *pieces,
+				 struct io_sequel *sequel)
+{
 	struct read_plan plan;
 	struct io_record record;
 	int ret;
 
-	plan_init(&plan, guest_off, buf, pieces);
+	plan_init(&plan, guest_off, buf, len_bytes, pieces);
+	plan.sequel = sequel;
 	co_rwlock_rdlock(&image->resize_lock);
 	if (guest_off > image->virtual_size || len_bytes > image->virtual_size - guest_off) {
 		ret = -EINVAL;
 	} else {
 		io_begin(image, &record);
-		ret = read_range(image, &plan, len_bytes);
+		ret = read_range(image, &plan);
 		io_end(image, &record);
 		image->stats.nb_reads++;
 		image->stats.read_bytes += len_bytes;
@@ -229,11 +242,11 @@ void coroutine_fn read_into_cache(struct image *image, uint64_t guest_off, uint6
 	struct read_plan plan;
 	struct io_record record;
 
-	plan_init(&plan, guest_off, NULL, NULL);
+	plan_init(&plan, guest_off, NULL, len_bytes, NULL);
 	co_rwlock_rdlock(&image->resize_lock);
 	if (guest_off <= image->virtual_size && len_bytes <= image->virtual_size - guest_off) {
 		io_begin(image, &record);
-		read_range(image, &plan, len_bytes);
+		read_range(image, &plan);
 		io_end(image, &record);
 	}
 	co_rwlock_unlock(&image->resize_lock);

@@ -85,6 +85,7 @@ static void send_read_reply(void *arg)
 static bool build_reply(struct read_reply *reply, const struct ops *ops,
 			const struct read_pieces *pieces)
 {
+	reply->nb_iov = 0;
 	for (unsigned i = 0; i < pieces->nb; i++) {
 		const struct iovec *piece = &pieces->iov[i];
 		size_t left = piece->iov_len;
@@ -138,15 +139,20 @@ static void end_read(struct ops *ops, struct node *node, size_t len_bytes)
 		co_queue_wake_all(&ops->read_waiters);
 }
 
-/* Less than *len_bytes where the disk has become shorter since its size was looked at. */
+/*
+ * Less than *len_bytes where the disk has become shorter since its size was looked at. `sequel`
+ * (NULL: none) is for all of it.
+ */
 static int coroutine_fn read_disk(const struct node *node, uint64_t off, void *buf,
-				  size_t *len_bytes, struct read_pieces *pieces)
+				  size_t *len_bytes, struct read_pieces *pieces,
+				  struct io_sequel *sequel)
 {
 	struct image *image = node_image(node);
 	uint64_t guest_off = node->start_bytes + off;
 	int res;
 
-	while ((res = image_read(image, guest_off, buf, *len_bytes, pieces)) == -EINVAL) {
+	while ((res = image_read_then(image, guest_off, buf, *len_bytes, pieces, sequel)) ==
+	       -EINVAL) {
 		uint64_t size_bytes = image_info(image)->virtual_size;
 		uint64_t left = size_bytes > guest_off ? size_bytes - guest_off : 0;
 
@@ -155,6 +161,7 @@ static int coroutine_fn read_disk(const struct node *node, uint64_t off, void *b
 		*len_bytes = left;
 		if (!left)
 			return 0;
+		sequel = NULL;
 	}
 	return res;
 }
@@ -165,13 +172,26 @@ static bool is_alone(const struct ops *ops)
 	return ops->nb_active == 1;
 }
 
+/*
+ * A large answer that needs nothing but the data follows the read at once, on the thread that has
+ * made it: the data is still in the cache of that CPU.
+ */
 static void coroutine_fn read_and_reply(struct request *request, size_t len_bytes)
 {
-	struct read_reply reply = {.request = request};
+	struct read_reply reply = {
+		.request = request,
+		.iov = {{.iov_base = request->buf, .iov_len = len_bytes}},
+		.nb_iov = 1,
+	};
+	struct io_sequel sequel = {.fn = send_read_reply, .arg = &reply};
+	bool large = len_bytes > request->transport->reply_inline_bytes;
 	struct read_pieces pieces;
 	int res;
 
-	res = read_disk(request->node, request->offset, request->buf, &len_bytes, &pieces);
+	res = read_disk(request->node, request->offset, request->buf, &len_bytes, &pieces,
+			large ? &sequel : NULL);
+	if (sequel.ran)
+		return;
 	reactor_pass();
 	if (res < 0)
 		fail(request, "read error", request->offset, res);
@@ -179,7 +199,7 @@ static void coroutine_fn read_and_reply(struct request *request, size_t len_byte
 		request_reply_error(request, 0);
 	else if (!build_reply(&reply, request->ops, &pieces))
 		request_reply_error(request, -EIO);
-	else if (len_bytes > request->transport->reply_inline_bytes && !is_alone(request->ops))
+	else if (large && !is_alone(request->ops))
 		worker_run(send_read_reply, &reply);
 	else
 		send_read_reply(&reply);
@@ -481,7 +501,7 @@ static int coroutine_fn copy_chunk(struct request *request, struct node *to, uin
 {
 	uint64_t from_off = request->offset + done, to_off = request->offset_out + done;
 	struct read_pieces pieces;
-	int res = read_disk(request->node, from_off, request->buf, chunk_bytes, &pieces);
+	int res = read_disk(request->node, from_off, request->buf, chunk_bytes, &pieces, NULL);
 
 	if (res < 0)
 		report(request->ops, request->node, "read error", from_off, res);

@@ -47,6 +47,13 @@ enum io_tag {
 	IO_TAG_COUNT
 };
 
+/* What follows a read at once, on the thread that made it, while the data is in its cache. */
+struct io_sequel {
+	void (*fn)(void *arg); /* [any thread] */
+	void *arg;
+	bool ran; /* otherwise the kernel made the call, or there was not all of the data */
+};
+
 struct io_req {
 	struct io_req *next; /* the engine's while in flight */
 	struct file *file;
@@ -56,6 +63,7 @@ struct io_req {
 	uint64_t len_bytes;      /* PUNCH, ZERO, ALLOC; for READ and WRITE the sum of iov */
 	const struct iovec *iov; /* stays valid until completion */
 	int nb_iov;
+	struct io_sequel *sequel;         /* NULL: none */
 	int64_t result;                   /* bytes (READ, WRITE), 0, or -errno */
 	void (*done)(struct io_req *req); /* on the reactor's thread, in the scheduler or inside
 					     submit() */

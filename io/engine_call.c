@@ -17,7 +17,7 @@ static int64_t call_result(int64_t ret)
 	return ret < 0 ? -errno : ret;
 }
 
-int64_t io_call(const struct io_req *req)
+static int64_t transfer(const struct io_req *req)
 {
 	int fd = req->file->fd;
 	off_t off = (off_t)req->host_off, len = (off_t)req->len_bytes;
@@ -40,6 +40,17 @@ int64_t io_call(const struct io_req *req)
 		return call_result(ftruncate(fd, off));
 	}
 	return -EOPNOTSUPP;
+}
+
+int64_t io_call(const struct io_req *req)
+{
+	int64_t result = transfer(req);
+
+	if (req->sequel && result == (int64_t)req->len_bytes) {
+		req->sequel->fn(req->sequel->arg);
+		req->sequel->ran = true;
+	}
+	return result;
 }
 
 /* A page cache hit, or a write into the cache, without waiting for a device. */

@@ -372,6 +372,7 @@ static int coroutine_fn start_bounced(struct file_io *io)
 	uint64_t start = round_down(io->host_off, file->align);
 	int ret = get_bounce(io);
 
+	io->req.sequel = NULL;
 	if (ret < 0)
 		return ret;
 	io->bounce_iov.iov_base = io->bounce;
@@ -407,9 +408,9 @@ static void count_request(struct file *file, enum io_op op, size_t len_bytes)
 	}
 }
 
-void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_op op,
-				uint64_t host_off, const struct iovec *iov, int nb_iov,
-				enum io_tag tag)
+static void coroutine_fn start(struct file_io *io, struct file *file, enum io_op op,
+			       uint64_t host_off, const struct iovec *iov, int nb_iov,
+			       enum io_tag tag, struct io_sequel *sequel)
 {
 	bool overflow = false;
 	int ret = 1;
@@ -417,7 +418,7 @@ void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_o
 	for (; nb_iov && !iov->iov_len; iov++)
 		nb_iov--;
 	*io = (struct file_io){
-		.req = {.file = file, .op = op, .tag = tag},
+		.req = {.file = file, .op = op, .tag = tag, .sequel = sequel},
 		.host_off = host_off,
 		.iov = iov,
 		.nb_iov = nb_iov,
@@ -443,6 +444,20 @@ void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_o
 		ret = start_bounced(io);
 	if (ret <= 0)
 		settle_now(io, ret);
+}
+
+void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_op op,
+				uint64_t host_off, const struct iovec *iov, int nb_iov,
+				enum io_tag tag)
+{
+	start(io, file, op, host_off, iov, nb_iov, tag, NULL);
+}
+
+void coroutine_fn file_io_start_read(struct file_io *io, struct file *file, uint64_t host_off,
+				     const struct iovec *iov, enum io_tag tag,
+				     struct io_sequel *sequel)
+{
+	start(io, file, IO_READ, host_off, iov, 1, tag, sequel);
 }
 
 /* After the first submission fell short: the rest of the caller's buffers, one by one. */

@@ -154,6 +154,13 @@ struct file_io {
 void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_op op,
 				uint64_t host_off, const struct iovec *iov, int nb_iov,
 				enum io_tag tag);
+/*
+ * Starts a read into one buffer, which `sequel` (NULL: none) follows where a thread of ours makes
+ * the call, and all of it was read by it. The caller looks at sequel->ran after file_io_finish().
+ */
+void coroutine_fn file_io_start_read(struct file_io *io, struct file *file, uint64_t host_off,
+				     const struct iovec *iov, enum io_tag tag,
+				     struct io_sequel *sequel);
 /* Waits for it. 0 (all bytes transferred; a read's part beyond the end is zeroed) or -errno. */
 int coroutine_fn file_io_finish(struct file_io *io);
 

@@ -283,6 +283,59 @@ static void test_cheap_call_first(void **state)
 	}
 }
 
+struct following {
+	const uint8_t *buf;
+	size_t len;
+	uint64_t off;
+	unsigned nb_calls;
+};
+
+/* Everything is there, and before anybody else has seen it. */
+static void follow(void *arg)
+{
+	struct following *following = arg;
+
+	if (memcmp(following->buf, contents + following->off, following->len))
+		abort();
+	following->nb_calls++;
+}
+
+static bool is_followed(uint64_t off, size_t len, size_t shift)
+{
+	uint8_t *memory = get_memory(len + 4096), *buf = memory + shift;
+	struct following following = {.buf = buf, .len = len, .off = off};
+	struct io_sequel sequel = {.fn = follow, .arg = &following};
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+	struct file_io io;
+	size_t inside = off + len > FILE_BYTES ? FILE_BYTES - off : len;
+
+	file_io_start_read(&io, file, off, &iov, IO_TAG_DATA, &sequel);
+	assert_int_equal(file_io_finish(&io), 0);
+	assert_memory_equal(buf, contents + off, inside);
+	for (size_t i = inside; i < len; i++)
+		assert_int_equal(buf[i], 0);
+	assert_int_equal(following.nb_calls, sequel.ran);
+	free(memory);
+	return sequel.ran;
+}
+
+static void read_and_follow(void *arg)
+{
+	const char *engine_name = file->engine == &spy->engine ? spy->inner->ops->name : "";
+	bool in_kernel = !strcmp(engine_name, "io_uring") && file->path != FILE_MEMORY;
+
+	assert_string_not_equal(engine_name, "");
+	assert_int_equal(is_followed(4096, 128 << 10, 0), !in_kernel);
+	assert_false(is_followed(FILE_BYTES - 4096, 128 << 10, 0));
+	/* What passes through another buffer is not there when the call is over. */
+	assert_int_equal(is_followed(4096 + 7, 128 << 10, 3), file->align == 1 && !in_kernel);
+}
+
+static void test_sequel(void **state)
+{
+	for_each_engine(read_and_follow);
+}
+
 /* ---- threads ---- */
 
 static void read_one(void *arg)
@@ -660,6 +713,7 @@ int main(void)
 		cmocka_unit_test(test_space),
 		cmocka_unit_test(test_thousands_at_once),
 		cmocka_unit_test(test_cheap_call_first),
+		cmocka_unit_test(test_sequel),
 		cmocka_unit_test(test_other_threads_take_over),
 		cmocka_unit_test(test_sleep_and_wake),
 		cmocka_unit_test(test_idle_is_idle),

@@ -325,6 +325,65 @@ HOST_TEST(test_overlay_that_is_no_image)
 	assert_int_equal(image_close(base), 0);
 }
 
+static void count_call(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+/* Whether a read of [off, off + len_bytes) was followed by its sequel; what it reads is in `buf`.
+ */
+static bool coroutine_fn is_followed(struct image *image, uint64_t off, uint8_t *buf,
+				     size_t len_bytes)
+{
+	unsigned nb_calls = 0;
+	struct io_sequel sequel = {.fn = count_call, .arg = &nb_calls};
+	struct read_pieces pieces;
+
+	memset(buf, 'z', len_bytes);
+	assert_int_equal(image_read_then(image, off, buf, len_bytes, &pieces, &sequel), 0);
+	assert_int_equal(nb_calls, sequel.ran);
+	if (sequel.ran) {
+		assert_int_equal(pieces.nb, 1);
+		assert_ptr_equal(pieces.iov[0].iov_base, buf);
+		assert_int_equal(pieces.iov[0].iov_len, len_bytes);
+	}
+	return sequel.ran;
+}
+
+/* What else an answer consists of, or waits for, the sequel does not know. */
+HOST_TEST(test_sequel_of_one_run_of_data)
+{
+	struct create_params params = CREATE_DEFAULTS;
+	struct image *image = make_image(NAME, params);
+	uint8_t *buf = aligned_alloc(4096, 4 * CLUSTER), *bytes = disk_bytes();
+	struct packer *packer;
+
+	assert_non_null(buf);
+	/* Two clusters in a row, one elsewhere, a hole, and a compressed one. */
+	assert_int_equal(image_write(image, 5 * CLUSTER, bytes, CLUSTER), 0);
+	assert_int_equal(image_write(image, 0, bytes, 2 * CLUSTER), 0);
+	assert_int_equal(image_write(image, 2 * CLUSTER, bytes, CLUSTER), 0);
+	assert_int_equal(packer_create(image, &packer), 0);
+	assert_int_equal(packer_write(packer, 6 * CLUSTER, bytes, CLUSTER), 0);
+	packer_destroy(packer);
+	assert_int_equal(image_close(image), 0);
+
+	image = open_image(NAME, &(struct image_options){0});
+	assert_true(is_followed(image, 0, buf, 2 * CLUSTER));
+	assert_memory_equal(buf, bytes, 2 * CLUSTER);
+	assert_true(is_followed(image, 5 * CLUSTER + 4096, buf, CLUSTER - 4096));
+	assert_memory_equal(buf, bytes + 4096, CLUSTER - 4096);
+	assert_false(is_followed(image, 3 * CLUSTER, buf, CLUSTER));
+	assert_false(is_followed(image, 2 * CLUSTER, buf, 2 * CLUSTER));
+	assert_false(is_followed(image, 4 * CLUSTER, buf, 2 * CLUSTER));
+	assert_false(is_followed(image, 5 * CLUSTER, buf, 2 * CLUSTER));
+	assert_false(is_followed(image, 6 * CLUSTER, buf, CLUSTER));
+	assert_memory_equal(buf, bytes, CLUSTER);
+	assert_int_equal(image_close(image), 0);
+	free(bytes);
+	free(buf);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -336,6 +395,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_image_below, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_raw_file_below, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_overlay_that_is_no_image, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_sequel_of_one_run_of_data, setup, teardown),
 	};
 
 	if (argc > 1)
