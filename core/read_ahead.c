@@ -50,15 +50,16 @@ static void coroutine_fn read_ahead_main(void *arg)
 	co_queue_wake_all(&ahead->idle);
 }
 
-static void read_ahead_start(struct image *image, uint64_t guest_off, uint64_t end)
+/* False where requests need all stacks: they come first, and the end of one may wait for this. */
+static bool read_ahead_start(struct image *image, uint64_t guest_off, uint64_t end)
 {
 	struct read_ahead *ahead = &image->ahead;
 
 	ahead->guest_off = guest_off;
 	ahead->len_bytes = end - guest_off;
-	ahead->running = true;
 	ahead->task = (struct task){.fn = read_ahead_main, .arg = image};
-	reactor_spawn(image->file->reactor, &ahead->task);
+	ahead->running = reactor_try_spawn(image->file->reactor, &ahead->task);
+	return ahead->running;
 }
 
 void read_ahead_note(struct image *image, const struct image *layer, uint64_t guest_off,
@@ -84,8 +85,8 @@ void read_ahead_note(struct image *image, const struct image *layer, uint64_t gu
 	if (from >= end || ahead->running ||
 	    layer->inflate.nb_used + nb > min_u64(layer->inflate.nb_max / 2, USED_MAX))
 		return;
-	stream->ahead = end;
-	read_ahead_start(image, from, end);
+	if (read_ahead_start(image, from, end))
+		stream->ahead = end;
 }
 
 void coroutine_fn read_ahead_finish(struct image *image)

@@ -128,5 +128,5 @@ void release_begin(struct writer *writer, struct run_list *unlinked)
 		return;
 	writer->release_running = true;
 	writer->release_task = (struct task){.fn = release_main, .arg = writer};
-	reactor_spawn(writer->image->file->reactor, &writer->release_task);
+	reactor_spawn_background(writer->image->file->reactor, &writer->release_task);
 }

@@ -85,7 +85,7 @@ static void spawn_writeback(struct writer *writer)
 		return;
 	writer->writeback_running = true;
 	writer->writeback_task = (struct task){.fn = writeback_main, .arg = writer};
-	reactor_spawn(writer->image->file->reactor, &writer->writeback_task);
+	reactor_spawn_background(writer->image->file->reactor, &writer->writeback_task);
 }
 
 static void writeback_due(struct timer *timer)

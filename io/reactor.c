@@ -4,8 +4,9 @@
  *
  * Invariants:
  *   R1  A coroutine stands in the ready queue at most once: link.ready says so.
- *   R2  Tasks start in the order of arrival: while `pending` holds any, no stack
- *       is free and later tasks go behind them.
+ *   R2  Tasks start in the order of arrival: while a `pending` list holds any, no
+ *       stack is free for its kind and later tasks go behind them. Background work
+ *       has a few stacks more than the others: those may wait for it.
  *   R3  No wake-up is lost. Who sleeps writes `sleeping` and then reads the
  *       inbox (or `stopping`); who posts writes the inbox and then reads
  *       `sleeping`. All are sequentially consistent: at least one sees the other.
@@ -35,6 +36,7 @@
 #include <stdlib.h>
 
 #define DEFAULT_COROUTINES 256
+#define BACKGROUND_COROUTINES 2 /* beyond those */
 #define ROUND_MAX 1024
 /* Looking around in vain costs busy_ns once in so many sleeps, at most. */
 #define BUSY_SKIP_MAX 127
@@ -54,6 +56,12 @@ struct experience {
 	unsigned skipped; /* since the last one */
 };
 
+struct task_list {
+	struct task *head, *tail;
+};
+
+enum task_kind { TASK_REQUEST, TASK_BACKGROUND, TASK_KINDS };
+
 struct reactor {
 	/* The thread that runs the loop. */
 	struct engine *engine;
@@ -61,8 +69,9 @@ struct reactor {
 	struct worker_pool *workers;
 	struct co *ready_head, *ready_tail;
 	unsigned nb_ready;
-	struct task *pending_head, *pending_tail; /* no stack was free */
-	struct timer *timers;                     /* sorted by due_ns, first the next one */
+	unsigned nb_max[TASK_KINDS];          /* coroutines alive, to start one of that kind */
+	struct task_list pending[TASK_KINDS]; /* no stack was free */
+	struct timer *timers;                 /* sorted by due_ns, first the next one */
 	struct timer *timers_tail;
 	uint64_t now_ns;
 	struct reactor_source *source;
@@ -161,37 +170,55 @@ static struct co *take_ready(struct reactor *reactor)
 
 /* ---- tasks ---- */
 
-static bool start_task(struct reactor *reactor, struct task *task)
+static bool start_task(struct reactor *reactor, struct task *task, enum task_kind kind)
 {
-	struct co *co = co_create(reactor->pool, task->fn, task->arg);
-	if (!co)
+	struct co *co;
+
+	if (co_pool_alive(reactor->pool) >= reactor->nb_max[kind])
 		return false;
+	co = co_create(reactor->pool, task->fn, task->arg);
 	reactor_wake(co);
 	return true;
 }
 
-void reactor_spawn(struct reactor *reactor, struct task *task)
+static void spawn(struct reactor *reactor, struct task *task, enum task_kind kind)
 {
-	if (start_task(reactor, task))
+	struct task_list *list = &reactor->pending[kind];
+
+	if (start_task(reactor, task, kind))
 		return; /* R2: then nobody is pending */
 	task->next = NULL;
-	if (reactor->pending_tail)
-		reactor->pending_tail->next = task;
-	else
-		reactor->pending_head = task;
-	reactor->pending_tail = task;
+	*(list->tail ? &list->tail->next : &list->head) = task;
+	list->tail = task;
 }
 
-static void start_pending(struct reactor *reactor)
+void reactor_spawn(struct reactor *reactor, struct task *task)
 {
+	spawn(reactor, task, TASK_REQUEST);
+}
+
+void reactor_spawn_background(struct reactor *reactor, struct task *task)
+{
+	spawn(reactor, task, TASK_BACKGROUND);
+}
+
+bool reactor_try_spawn(struct reactor *reactor, struct task *task)
+{
+	return start_task(reactor, task, TASK_REQUEST);
+}
+
+static void start_pending(struct reactor *reactor, enum task_kind kind)
+{
+	struct task_list *list = &reactor->pending[kind];
 	struct task *task;
-	while ((task = reactor->pending_head)) {
+
+	while ((task = list->head)) {
 		struct task *next = task->next;
-		if (!start_task(reactor, task))
+		if (!start_task(reactor, task, kind))
 			return;
-		reactor->pending_head = next;
+		list->head = next;
 		if (!next)
-			reactor->pending_tail = NULL;
+			list->tail = NULL;
 	}
 }
 
@@ -408,8 +435,8 @@ static void run_ready(struct reactor *reactor)
 {
 	for (unsigned i = 0; i < ROUND_MAX && reactor->nb_ready > 0; i++) {
 		co_resume(take_ready(reactor));
-		if (reactor->pending_head)
-			start_pending(reactor);
+		start_pending(reactor, TASK_BACKGROUND);
+		start_pending(reactor, TASK_REQUEST);
 	}
 }
 
@@ -604,7 +631,10 @@ int reactor_create(const struct reactor_params *params, struct reactor **ret_rea
 	pthread_cond_init(&reactor->changed, NULL);
 
 	unsigned nb_coroutines = params->nb_coroutines ? params->nb_coroutines : DEFAULT_COROUTINES;
-	int ret = co_pool_create(reactor, nb_coroutines, STACK_BYTES, &reactor->pool);
+	reactor->nb_max[TASK_REQUEST] = nb_coroutines;
+	reactor->nb_max[TASK_BACKGROUND] = nb_coroutines + BACKGROUND_COROUTINES;
+	int ret = co_pool_create(reactor, reactor->nb_max[TASK_BACKGROUND], STACK_BYTES,
+				 &reactor->pool);
 	if (ret == 0 && params->nb_workers > 0)
 		ret = worker_pool_create(params->nb_workers, &reactor->workers);
 	if (ret == 0)

@@ -35,7 +35,7 @@ struct task {
 
 struct reactor_params {
 	struct engine *engine;  /* required; the reactor takes ownership */
-	unsigned nb_coroutines; /* 0: 256 */
+	unsigned nb_coroutines; /* 0: 256; background work has a few more */
 	unsigned nb_workers;    /* CPU worker threads; 0: run CPU work inline */
 	/*
 	 * Without work the loop looks around for so long before it sleeps, as long as that pays. To
@@ -73,6 +73,13 @@ void reactor_post(struct reactor *reactor, struct task *task);
 /* Starts a coroutine at the end of the ready queue; waits in line (never fails)
  * while all stacks are in use. */
 void reactor_spawn(struct reactor *reactor, struct task *task);
+/*
+ * The same for work that requests may wait for: it starts while all stacks are in use, too. It
+ * must end without waiting for tasks that have not started yet.
+ */
+void reactor_spawn_background(struct reactor *reactor, struct task *task);
+/* Does that if a stack is free for any request. Tells whether it has. */
+bool reactor_try_spawn(struct reactor *reactor, struct task *task);
 
 /* Makes a parked coroutine ready. Waking one that is ready already does nothing. */
 void reactor_wake(struct co *co);

@@ -119,8 +119,11 @@ static void contexts(void)
 	EQUAL(qf_context_create(&options.known, &context), -EINVAL);
 	options.known.nb_requests = 1;
 	EQUAL(qf_context_create(&options.known, &context), 0);
-	image = open_image(context, "a.qcow2", 0);
+	image = open_image(context, "a.qcow2", QF_OPEN_WRITABLE);
 	check_range(image, 0, MIB, 0x11);
+	/* Closing waits for work that is beside the one request. */
+	EQUAL(qf_pwrite(image, "x", 1, 2 * MIB), 0);
+	EQUAL(qf_discard(image, 2 * MIB, MIB), 0);
 	EQUAL(qf_close(image), 0);
 	EQUAL(qf_context_destroy(context), 0);
 }

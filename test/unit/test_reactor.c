@@ -159,6 +159,57 @@ static void test_without_a_free_stack_tasks_wait_in_line(void **state)
 	assert_int_equal(most_alive, 4);
 }
 
+#define NB_BACKGROUND 10
+
+struct crowd {
+	struct numbered requests[8], background[NB_BACKGROUND];
+	int nb_missed; /* requests that have waited in vain */
+};
+
+/* A request that waits for all that is in the background; but not for ever. */
+static void wait_for_background(void *arg)
+{
+	struct crowd *crowd = arg;
+	int patience = 100;
+
+	while (nb_list < NB_BACKGROUND && patience--)
+		co_sleep(100);
+	crowd->nb_missed += nb_list < NB_BACKGROUND;
+}
+
+static void spawn_crowd(void *arg)
+{
+	struct crowd *crowd = arg;
+
+	nb_list = 0;
+	for (int i = 0; i < 8; i++) {
+		crowd->requests[i].task = (struct task){.fn = wait_for_background, .arg = crowd};
+		reactor_spawn(reactor, &crowd->requests[i].task);
+	}
+	assert_false(reactor_try_spawn(reactor, &crowd->background[0].task));
+	for (int i = 0; i < NB_BACKGROUND; i++) {
+		struct numbered *mine = &crowd->background[i];
+
+		*mine = (struct numbered){.task = {.fn = append_and_linger, .arg = mine},
+					  .number = i};
+		reactor_spawn_background(reactor, &mine->task);
+	}
+}
+
+static void test_background_work_has_stacks_of_its_own(void **state)
+{
+	struct crowd crowd = {0};
+
+	most_alive = 0;
+	reactor_run(reactor, spawn_crowd, &crowd);
+	reactor_stop(reactor);
+	assert_int_equal(crowd.nb_missed, 0);
+	assert_int_equal(nb_list, NB_BACKGROUND);
+	for (int i = 0; i < NB_BACKGROUND; i++)
+		assert_int_equal(list[i], i);
+	assert_int_equal(most_alive, 6);
+}
+
 static void test_posts_start_in_order(void **state)
 {
 	struct numbered tasks[20];
@@ -814,6 +865,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		VIRTUAL(test_ready_coroutines_take_turns),
 		cmocka_unit_test_setup_teardown(test_without_a_free_stack_tasks_wait_in_line,
+						setup_four_stacks, teardown),
+		cmocka_unit_test_setup_teardown(test_background_work_has_stacks_of_its_own,
 						setup_four_stacks, teardown),
 		VIRTUAL(test_posts_start_in_order),
 		VIRTUAL(test_chooser_picks_and_is_asked_only_for_a_choice),
