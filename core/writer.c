@@ -70,7 +70,8 @@ static void coroutine_fn writeback_main(void *arg)
 	struct writer *writer = arg;
 	bool keeps = ahead_look(writer);
 
-	flush_run(writer); /* a failure shows at the next fsync; here it is tried again */
+	/* A failure shows at the next fsync; here it is tried again. */
+	writer->writeback_failed = flush_run(writer) != 0;
 	writer->writeback_running = false;
 	co_queue_wake_all(&writer->idle);
 	if (writer->unflushed && !writer->failed)
@@ -101,7 +102,7 @@ void writer_note_write(struct writer *writer)
 	writer->unflushed = true;
 	if (writer->failed || writer->closing)
 		return;
-	if (writer->image->l2_cache.nb_dirty > DIRTY_SLICES_MAX)
+	if (writer->image->l2_cache.nb_dirty > DIRTY_SLICES_MAX && !writer->writeback_failed)
 		spawn_writeback(writer);
 	else
 		arm_writeback(writer);

@@ -82,6 +82,7 @@ struct writer {
 	struct timer writeback_timer;
 	struct task writeback_task;
 	bool writeback_running;
+	bool writeback_failed; /* the last one: the next one waits for the timer */
 	bool closing;
 	struct co_queue idle; /* neither write-back nor release is running */
 

@@ -255,6 +255,34 @@ CO_TEST(test_written_back_in_the_background)
 	assert_int_equal(image_close(image), 0);
 }
 
+/*
+ * With more to write back than is left to the timer, and a disk that takes nothing: it is tried
+ * again every few seconds, and not all the time.
+ */
+CO_TEST(test_failing_write_back_is_in_no_hurry)
+{
+	const unsigned nb_tables = 1100, nb_faults = 500;
+
+	new_image();
+	image = hand_open("a",
+			  &(struct image_options){.writable = true, .l2_cache_bytes = 4u << 20});
+	image->writer->closing = true;
+	assert_int_equal(image_resize(image, nb_tables * NB * CLUSTER), 0);
+	for (unsigned i = 0; i < nb_tables; i++)
+		write_data(i * NB * CLUSTER, CLUSTER);
+	image->writer->closing = false;
+	fail_next(0, nb_faults, EIO);
+	writer_note_write(image->writer);
+	while (image->writer->writeback_running)
+		co_sleep(1000);
+	assert_in_range(hand.disk->nb_faulted, 1, nb_faults - 1);
+	assert_true(image->writer->writeback_timer.armed);
+	hand.disk->fault = (struct sim_fault){0};
+	co_sleep(10000000000);
+	assert_false(image->writer->unflushed);
+	assert_int_equal(image_close(image), 0);
+}
+
 /* ---- stacks ---- */
 
 #define NB_STACKS 64u /* of hand.reactor */
@@ -305,6 +333,7 @@ int main(void)
 		HAND_TEST(test_failed_barrier_is_final),
 		HAND_TEST(test_flushes_share_a_round),
 		HAND_TEST(test_written_back_in_the_background),
+		HAND_TEST(test_failing_write_back_is_in_no_hurry),
 		HAND_TEST(test_release_while_all_stacks_are_in_use),
 	};
 
