@@ -235,13 +235,16 @@ int coroutine_fn zero_range(struct writer *writer, uint64_t guest_off, uint64_t 
 {
 	struct image *image = writer->image;
 	uint64_t unit = 1ull << image->subcluster_bits;
-	uint64_t end = guest_off + len_bytes;
-	/* The disk's last cluster is whole even where the disk ends within it. */
-	uint64_t units_end =
-		end == image->virtual_size ? round_up(end, unit) : round_down(end, unit);
+	uint64_t end = guest_off + len_bytes, units_end = end;
 	uint64_t units = min_u64(round_up(guest_off, unit), end);
 	int ret;
 
+	/* The disk's last cluster is whole even where the disk ends within it, but a raw data file
+	 * ends there, too. */
+	if (end != image->virtual_size)
+		units_end = round_down(end, unit);
+	else if (!has_raw_data_file(image))
+		units_end = round_up(end, unit);
 	if (units >= units_end)
 		return write_zeros(writer, guest_off, len_bytes);
 	ret = write_zeros(writer, guest_off, units - guest_off);
@@ -320,6 +323,22 @@ static int coroutine_fn is_plain_zero(struct image *image, uint64_t guest_off, u
 	return 0;
 }
 
+/*
+ * Reserves host space where the clusters of an extent have their place already. A raw data file
+ * becomes no longer than the disk by that.
+ */
+static int coroutine_fn reserve_space(struct image *image, const struct extent *extent,
+				      uint64_t len_bytes)
+{
+	struct file *file = image->data_file;
+	uint64_t end = max_u64(file->size_bytes, image->virtual_size);
+	int ret = file_allocate(file, extent->host_off, len_bytes);
+
+	if (!ret && has_raw_data_file(image) && file->size_bytes > end)
+		ret = file_truncate(file, end);
+	return ret == -EOPNOTSUPP ? 0 : ret;
+}
+
 /* One step of allocate_range() at the cluster-aligned pos. */
 static int coroutine_fn allocate_step(struct writer *writer, uint64_t pos, uint64_t end,
 				      uint64_t *ret_len_bytes)
@@ -334,8 +353,7 @@ static int coroutine_fn allocate_step(struct writer *writer, uint64_t pos, uint6
 	if (extent.has_host_off && extent.copied) {
 		*ret_len_bytes = max_u64(round_down(extent.len_bytes, size), size);
 		/* The whole cluster's place, also where the first run of subclusters ends in it. */
-		ret = file_allocate(image->data_file, extent.host_off, *ret_len_bytes);
-		return ret == -EOPNOTSUPP ? 0 : ret;
+		return reserve_space(image, &extent, *ret_len_bytes);
 	}
 	if (image->info.version >= 3 && !has_data_file(image)) {
 		ret = is_plain_zero(image, pos, end, &len_bytes);

@@ -145,6 +145,35 @@ CO_TEST(test_raw_data_file_is_as_long_as_the_disk)
 	expect_mapped(long_bytes);
 }
 
+/* ... also where zeros or space are asked for up to an end within a cluster. */
+CO_TEST(test_raw_data_file_ends_with_the_disk)
+{
+	const uint64_t size_bytes = 20 * CLUSTER + 1024;
+	struct image *image;
+
+	new_raw_image();
+	image = open_writable();
+	assert_int_equal(image_resize(image, size_bytes), 0);
+	assert_int_equal(image_flush(image), 0);
+	assert_int_equal(image_allocate(image, 0, size_bytes), 0);
+	expect_mapped(size_bytes);
+	expect_bytes(image, 0, size_bytes, 0x11);
+	assert_int_equal(image_discard(image, 512, size_bytes - 512), 0);
+	expect_mapped(size_bytes);
+	expect_bytes(image, 0, 512, 0x11);
+	expect_bytes(image, 512, size_bytes, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		hand.disk->no_fallocate = i; /* a host that knows no holes */
+		memset(data, 0x22, size_bytes);
+		assert_int_equal(image_write(image, 0, data, size_bytes), 0);
+		assert_int_equal(image_zero(image, 1024, size_bytes - 1024, i == 0), 0);
+		expect_mapped(size_bytes);
+		expect_bytes(image, 0, 1024, 0x22);
+		expect_bytes(image, 1024, size_bytes, 0);
+	}
+	assert_int_equal(image_close(image), 0);
+}
+
 /* Whatever request fails while it shrinks: where the disk is shorter, nothing shows when it grows.
  */
 CO_TEST(test_raw_data_file_that_could_not_be_cut)
@@ -181,6 +210,7 @@ int main(void)
 		HAND_TEST(test_shrinking_writes_no_zeros_over_a_backing_file),
 		HAND_TEST(test_applied_snapshot_covers_the_disk),
 		HAND_TEST(test_raw_data_file_is_as_long_as_the_disk),
+		HAND_TEST(test_raw_data_file_ends_with_the_disk),
 		HAND_TEST(test_raw_data_file_that_could_not_be_cut),
 	};
 
