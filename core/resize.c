@@ -25,7 +25,8 @@ static int coroutine_fn grow_l1(struct writer *writer, uint64_t nb_entries)
 	uint64_t new_off;
 	int ret;
 
-	ret = flush_run(writer); /* the file holds the L1 table as it is now */
+	/* The file holds the L1 table as it is now, and what a flush lets go looks at none. */
+	ret = tree_settle(writer);
 	if (!ret)
 		ret = tree_copy_l1(writer, old_off, image->l1_size, nb_entries, ENTRY_COPIED,
 				   &new_off);

@@ -285,7 +285,7 @@ mutant("resize-keeps-failed-clusters", "an L1 table that could not be written is
        [line("core/resize.c", "alloc_undo(writer, new_off, nb_clusters); /* I12 */")])
 mutant("resize-no-round-before-switch", "the header switches to an L1 table that relies on unstored refcounts",
        [("core/flush.c", "\tret = whole_round ? round_run(writer) : writer->failed;\n", "\tret = writer->failed;\n"),
-        ("core/resize.c", "\tret = flush_run(writer); /* the file holds the L1 table as it is now */\n", "\tret = 0;\n")],
+        ("core/resize.c", "\tret = tree_settle(writer);\n", "\tret = 0;\n")],
        RACES + GROWTH, [line("core/resize.c", "ret = flush_switch_l1(writer, new_off, nb_entries); /* I2 */")])
 mutant("resize-old-l1-freed-at-once", "the old L1 table's clusters are leaked",
        [("core/resize.c", "\t\t\trun_list_add(&writer->unlinked, old_off >> image->cluster_bits,\n\t\t\t\t     div_up(old_bytes, size)); /* I4 */\n", "\t\t\t;\n")],

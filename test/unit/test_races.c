@@ -48,6 +48,11 @@ static bool is_new_table(void *ctx, const struct io_req *req)
 	return (req->op == IO_WRITE || req->op == IO_ZERO) && req->tag == IO_TAG_L2;
 }
 
+static bool is_l1_read(void *ctx, const struct io_req *req)
+{
+	return req->op == IO_READ && req->tag == IO_TAG_L1;
+}
+
 static bool is_punch(void *ctx, const struct io_req *req)
 {
 	return req->op == IO_PUNCH;
@@ -284,6 +289,32 @@ static void test_l1_moves_with_everything_dirty(void **state)
 	     {GUEST_WRITE, 1000 * 1024, 4096}, {GUEST_FLUSH, 0, 0});
 }
 
+/*
+ * ... and while a data file gets back the space of what was discarded, for which the tables are
+ * looked at: with a cache of one slice, again and again.
+ */
+static void test_l1_moves_beside_the_release_of_a_data_file(void **state)
+{
+	static const struct guest_op ops[] = {
+		{GUEST_WRITE, 0, 64 * 1024}, {GUEST_DISCARD, 0, 512},
+		{GUEST_DISCARD, 33792, 512}, {GUEST_DISCARD, 1024, 512},
+		{GUEST_DISCARD, 34816, 512}, {GUEST_DISCARD, 2048, 512},
+		{GUEST_DISCARD, 35840, 512}, {GUEST_RESIZE, 4608 * 512, 0}};
+	struct lab lab;
+
+	lab_open(&lab, "c512-r16-data");
+	for (uint64_t seed = 1; seed <= lab_nb_seeds(100); seed++) {
+		lab_prepare(&lab, seed, ops, sizeof(ops) / sizeof(ops[0]), 1);
+		lab.run.l2_cache_bytes = 1;
+		lab.sim.disk->hold = is_l1_read;
+		lab_run(&lab);
+		lab.sim.disk->hold = NULL;
+		lab_no_violation(&lab);
+		assert_int_equal(lab.run.nb_failed, 0);
+	}
+	lab_close(&lab);
+}
+
 /* The L1 table alone is stored last, and before the flush returns. */
 static void test_flush_includes_the_l1_table(void **state)
 {
@@ -349,6 +380,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_one_table_for_two_writers),
 		cmocka_unit_test(test_shrinking_waits_for_a_write_under_way),
 		cmocka_unit_test(test_l1_moves_with_everything_dirty),
+		cmocka_unit_test(test_l1_moves_beside_the_release_of_a_data_file),
 		cmocka_unit_test(test_flush_includes_the_l1_table),
 		cmocka_unit_test(test_extending_cuts_off_no_new_refcount_table),
 		cmocka_unit_test(test_header_names_no_table_that_is_not_there),
