@@ -59,11 +59,16 @@ class Job:
     def nb_ops_scaled(self, scale):
         return max(int(self.nb_ops * scale), 64)
 
-    def allocated_bytes(self, scale):
-        """About how much the image grows: each small write takes a cluster."""
-        if not (self.writes and self.nb_ops):
-            return 0
-        return self.nb_ops_scaled(scale) * max(self.block_bytes(), CLUSTER)
+    def taken_bytes(self, scale, virtual_size):
+        """
+        About how much memory a trial takes: where an image grows each small write takes a cluster;
+        what is read goes into the page cache, and a copy of it to a file.
+        """
+        if self.writes:
+            return self.nb_ops_scaled(scale) * max(self.block_bytes(), CLUSTER) if self.nb_ops else 0
+        if self.command:
+            return min(2 * virtual_size, 4 * GIB)
+        return 0 if "--direct=1" in self.fio else virtual_size
 
 
 _AIO = "--ioengine=libaio --direct=1"
