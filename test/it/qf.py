@@ -327,13 +327,22 @@ def is_zombie(pid):
         return True
 
 
+def of_threads(pid, *names):
+    """What these files of /proc/PID/task/TID hold, a list for each thread that does not end meanwhile."""
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        try:
+            texts = []
+            for name in names:
+                with open(f"/proc/{pid}/task/{tid}/{name}") as file:
+                    texts.append(file.read())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        yield texts
+
+
 def threads_named(pid, name):
     """How many threads of a process bear this name."""
-    count = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/comm") as comm:
-            count += comm.read().strip() == name
-    return count
+    return sum(comm.strip() == name for comm, in of_threads(pid, "comm"))
 
 
 def stop_process(pid):
@@ -342,14 +351,7 @@ def stop_process(pid):
     that run still answer.
     """
     def all_stopped():
-        for task in os.listdir(f"/proc/{pid}/task"):
-            try:
-                with open(f"/proc/{pid}/task/{task}/stat") as stat:
-                    if stat.read().rpartition(")")[2].split()[0] != "T":
-                        return False
-            except (FileNotFoundError, ProcessLookupError):
-                pass  # ended meanwhile
-        return True
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat, in of_threads(pid, "stat"))
 
     os.kill(pid, signal.SIGSTOP)
     wait_until(all_stopped, what="all threads to stop")
