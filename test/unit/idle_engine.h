@@ -47,9 +47,9 @@ static inline int idle_attach(struct engine *engine, struct reactor *reactor)
 static inline void idle_wait(struct engine *engine, uint64_t timeout_ns)
 {
 	struct idle_engine *idle = (struct idle_engine *)engine;
-	idle->nb_waits++;
 	idle->nb_looks += timeout_ns == 0;
 	idle->last_timeout_ns = timeout_ns;
+	idle->nb_waits++; /* who sees it sees the others */
 	pthread_mutex_lock(&idle->lock);
 	if (idle->virtual_clock && timeout_ns != UINT64_MAX) {
 		idle->virtual_ns += timeout_ns ? timeout_ns : idle->look_ns;

@@ -10,6 +10,7 @@
 
 #include "test/unit/spy_engine.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -154,12 +155,15 @@ static void test_cached(void **state)
 
 static void test_memory(void **state)
 {
-	make_file("/dev/shm/test_file_open", 10001);
-	assert_int_equal(open_path("/dev/shm/test_file_open", true, false, NULL), 0);
+	char path[64];
+
+	snprintf(path, sizeof(path), "/dev/shm/test_file_open.%d", (int)getpid());
+	make_file(path, 10001);
+	assert_int_equal(open_path(path, true, false, NULL), 0);
 	assert_int_equal(file->path, FILE_MEMORY);
 	assert_int_equal(file->align, 1);
 	file_close(file);
-	unlink("/dev/shm/test_file_open");
+	unlink(path);
 }
 
 static void test_locked(void **state)
@@ -206,7 +210,9 @@ static int detach_disk(void **state)
 {
 	char command[128];
 
-	umount("mnt");
+	/* The kernel takes the ring of a process that has ended apart a little later. */
+	for (int i = 0; i < 1000 && umount("mnt") < 0 && errno == EBUSY; i++)
+		usleep(10000);
 	rmdir("mnt");
 	snprintf(command, sizeof(command), "losetup --detach %s", loop_device);
 	if (loop_device[0] && system(command) != 0)
