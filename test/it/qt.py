@@ -31,7 +31,7 @@ def refuse(*words, status, saying=()):
 
 def matrix_images():
     """The images of test/matrix, with absolute names."""
-    index = qf.run(os.path.join(qf.SRC, "test", "matrix", "generate"), MATRIX, timeout=300)
+    index = qf.run(os.path.join(qf.SRC, "test", "matrix", "generate"), MATRIX, timeout=800)
     with open(index.stdout.strip()) as file:
         images = json.load(file)["images"]
     for image in images:
