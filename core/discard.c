@@ -16,6 +16,9 @@
 
 #include <errno.h>
 
+/* So many pieces of tables are looked at before others have their turn. */
+#define STEPS_IN_A_ROW 256u
+
 /* Would an unallocated cluster at guest_off show something other than zeros? */
 static bool uncovers(const struct image *image, uint64_t guest_off)
 {
@@ -149,11 +152,14 @@ static int coroutine_fn zero_by_entries(struct writer *writer, uint64_t pos, uin
 {
 	struct image *image = writer->image;
 	uint64_t size = cluster_size(image);
+	unsigned nb_steps = 0;
 	int ret = 0;
 
 	while (pos < end && !ret) {
 		uint64_t cluster_end = round_down(pos, size) + size, nb, l2_off, skip;
 
+		if (++nb_steps % STEPS_IN_A_ROW == 0)
+			co_give_way();
 		ret = skip_missing_table(image, pos, end, mode, &skip);
 		if (ret || skip > pos) {
 			pos = skip;

@@ -6,8 +6,6 @@
 #include "core/map.h"
 #include "core/preallocated.h"
 
-#include "io/reactor.h"
-
 #include <errno.h>
 
 /* So many extents are looked at before others have their turn. */
@@ -92,13 +90,6 @@ int coroutine_fn image_map(struct image *image, uint64_t guest_off, uint64_t max
 	return ret;
 }
 
-/* Lets every coroutine that is ready run: extents in the cache never wait for anything. */
-static void coroutine_fn give_way(void)
-{
-	reactor_wake(co_self());
-	co_yield ();
-}
-
 int coroutine_fn image_seek(struct image *image, uint64_t guest_off, uint64_t end_off, bool data,
 			    uint64_t *ret_off)
 {
@@ -117,7 +108,7 @@ int coroutine_fn image_seek(struct image *image, uint64_t guest_off, uint64_t en
 			break;
 		pos += extent.len_bytes;
 		if (++nb_steps % STEPS_IN_A_ROW == 0)
-			give_way();
+			co_give_way(); /* extents in the cache never wait for anything */
 	}
 	if (!ret && data && pos >= end_off)
 		ret = -ENXIO;

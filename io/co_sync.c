@@ -292,7 +292,13 @@ int coroutine_fn co_group_join(struct co_group *group)
 	return result;
 }
 
-/* ---- sleep ---- */
+/* ---- giving way, and sleep ---- */
+
+void coroutine_fn co_give_way(void)
+{
+	reactor_wake(co_self());
+	co_yield ();
+}
 
 struct sleeper {
 	struct timer timer; /* first: the timer's function finds the sleeper by it */

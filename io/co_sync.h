@@ -93,6 +93,9 @@ void co_group_leave(struct co_group *group, int result);
 /* Waits for all members; returns 0 or the first error, and resets the result. */
 int coroutine_fn co_group_join(struct co_group *group);
 
+/* Lets every other coroutine that is ready run: for who works for long and waits for nothing. */
+void coroutine_fn co_give_way(void);
+
 /* Parks the caller for `ns` nanoseconds of the reactor's clock. */
 void coroutine_fn co_sleep(uint64_t ns);
 

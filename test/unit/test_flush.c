@@ -283,7 +283,34 @@ CO_TEST(test_failing_write_back_is_in_no_hurry)
 	assert_int_equal(image_close(image), 0);
 }
 
-/* ---- stacks ---- */
+/* ---- turns and stacks ---- */
+
+static bool discarding, ran_meanwhile;
+
+static void coroutine_fn look_at_discard(void *arg)
+{
+	ran_meanwhile = discarding;
+}
+
+/* A discard that finds all tables in the cache waits for nothing, and there may be many of them. */
+CO_TEST(test_long_discard_gives_way)
+{
+	const uint64_t size_bytes = 600 * NB * CLUSTER;
+	struct task other = {.fn = look_at_discard};
+
+	new_image();
+	open_image();
+	assert_int_equal(image_resize(image, size_bytes), 0);
+	assert_int_equal(image_discard(image, 0, size_bytes), 0);
+	reactor_set_chooser(hand.reactor, NULL, NULL); /* who is ready runs in turn */
+	reactor_spawn(hand.reactor, &other);
+	discarding = true;
+	assert_int_equal(image_discard(image, 0, size_bytes), 0);
+	discarding = false;
+	co_sleep(1000);
+	assert_true(ran_meanwhile);
+	assert_int_equal(image_close(image), 0);
+}
 
 #define NB_STACKS 64u /* of hand.reactor */
 
@@ -334,6 +361,7 @@ int main(void)
 		HAND_TEST(test_flushes_share_a_round),
 		HAND_TEST(test_written_back_in_the_background),
 		HAND_TEST(test_failing_write_back_is_in_no_hurry),
+		HAND_TEST(test_long_discard_gives_way),
 		HAND_TEST(test_release_while_all_stacks_are_in_use),
 	};
 
