@@ -448,7 +448,7 @@ static void handle_statfs(struct request *request)
 static bool is_open_trunc(const struct request *request)
 {
 	return request->attr.st_size == 0 && !request->setattr_by_handle &&
-	       request->start_ns - request->node->write_open_ns < OPEN_TRUNC_NS;
+	       node_was_opened_within(request->node, OPEN_TRUNC_NS, request->start_ns);
 }
 
 static void handle_setattr(struct request *request)

@@ -155,6 +155,17 @@ static inline bool node_shows(const struct node *node, uint64_t disk_off, uint64
  */
 int node_begin_writing(struct node *node);
 void node_end_writing(struct node *node);
+/*
+ * Was it opened for writing less than limit_ns before then_ns, or since? Another thread may have
+ * been faster than who asks. [any thread]
+ */
+static inline bool node_was_opened_within(const struct node *node, uint64_t limit_ns,
+					  uint64_t then_ns)
+{
+	uint64_t opened_ns = node->write_open_ns;
+
+	return opened_ns && (then_ns < opened_ns || then_ns - opened_ns < limit_ns);
+}
 /* Is it open for writing? [any thread] */
 bool node_is_written(const struct node *node);
 

@@ -292,6 +292,19 @@ static void test_parts(void **state)
 	tree_finish(&tree);
 }
 
+/* What truncates while it opens must not be taken for a truncation because others open, too. */
+static void test_opens_that_overtake_a_truncation(void **state)
+{
+	struct node node = {.write_open_ns = 0};
+
+	assert_false(node_was_opened_within(&node, 10, 5));
+	node.write_open_ns = 100;
+	assert_true(node_was_opened_within(&node, 10, 100));
+	assert_true(node_was_opened_within(&node, 10, 109));
+	assert_false(node_was_opened_within(&node, 10, 110));
+	assert_true(node_was_opened_within(&node, 10, 99));
+}
+
 static void test_partition_names(void **state)
 {
 	static const char *const cases[][2] = {
@@ -311,6 +324,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parts),
+		cmocka_unit_test(test_opens_that_overtake_a_truncation),
 		cmocka_unit_test(test_partition_names),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_lookup_and_order),
