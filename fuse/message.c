@@ -71,6 +71,7 @@ static int parse_read(const struct message *message, struct request *request)
 	request->offset = in->offset;
 	request->len_bytes = in->size;
 	request->flags = in->flags;
+	request->past_cache = in->read_flags & FUSE_READ_LOCKOWNER;
 	return 0;
 }
 
@@ -86,6 +87,7 @@ static int parse_write(const struct message *message, struct request *request)
 	request->flags = in->flags;
 	request->payload = message->payload;
 	request->from_cache = in->write_flags & FUSE_WRITE_CACHE;
+	request->past_cache = in->write_flags & FUSE_WRITE_LOCKOWNER;
 	return 0;
 }
 

@@ -463,6 +463,8 @@ static void handle_setattr(struct request *request)
 
 static void handle_read(struct request *request)
 {
+	if (!request->past_cache && !request->node->cache_was_read)
+		request->node->cache_was_read = true;
 	if (request->len_bytes == 0 || request->len_bytes > BUF_MAX_BYTES)
 		request_reply_error(request, request->len_bytes ? -EINVAL : 0);
 	else

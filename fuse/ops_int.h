@@ -70,10 +70,14 @@ int request_alloc(struct request *request, size_t len_bytes);
 /* Gives it back before the answer. */
 void request_free(struct request *request);
 
-/* The kernel writes cached pages back by any handle, a direct one, too. */
+/*
+ * The kernel writes cached pages back by any handle, a direct one, too. And a loop device with
+ * direct I/O, or who sets O_DIRECT later, writes directly by a handle that is none.
+ */
 static inline bool request_is_direct_write(const struct request *request)
 {
-	return request->op == REQUEST_WRITE && request->fh & FH_DIRECT && !request->from_cache;
+	return request->op == REQUEST_WRITE && !request->from_cache &&
+	       (request->fh & FH_DIRECT || request->past_cache);
 }
 
 /* Hands the request to a coroutine of the reactor. */

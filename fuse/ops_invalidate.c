@@ -37,18 +37,26 @@ struct change {
 	const struct node *node;  /* by which it was made; NULL: several */
 	const struct node *right; /* the kernel keeps this file's pages right by itself; or NULL */
 	uint64_t start, end;
+	bool by_reader; /* a direct write by a handle that uses the page cache */
 };
 
+/*
+ * The kernel drops the changed file's own pages before it sends a direct write; who reads meanwhile
+ * brings them back. A loop device with direct I/O is often alone, and reads none by its handle.
+ */
 static struct change change_of(const struct request *request)
 {
 	const struct node *node = request->changed;
+	bool direct = request_is_direct_write(request);
+	bool by_reader = direct && !(request->fh & FH_DIRECT);
 	uint64_t start = node->start_bytes + request->changed_off;
 
 	return (struct change){
 		.node = node,
-		.right = request_is_direct_write(request) ? NULL : node,
+		.right = !direct || (by_reader && !node->cache_was_read) ? node : NULL,
 		.start = start,
 		.end = start + request->changed_bytes,
+		.by_reader = by_reader,
 	};
 }
 
@@ -94,6 +102,10 @@ static void invalidate(struct transport *transport, const struct change *change,
 		node->maybe_cached = false;
 		if (node->nb_cached_opens > 0)
 			node->maybe_cached = true;
+		transport->invalidate(transport, node->ino, 0, 0);
+	} else if (change->by_reader && node == change->node && node->nb_cached_opens == 1) {
+		/* All others are gone. What is being read this instant is waited for. */
+		node->cache_was_read = false;
 		transport->invalidate(transport, node->ino, 0, 0);
 	} else {
 		transport->invalidate(transport, node->ino, off,

@@ -264,7 +264,8 @@ static int64_t coroutine_fn make_room(struct request *request, struct node *node
 
 /*
  * A direct write past the end is short, as on a block device. One from the page cache cannot
- * be: what fits is written, and the writer learns of the end.
+ * be, nor a direct one by a handle that uses it, of which the kernel makes EIO: what fits is
+ * written, and the writer learns of the end.
  */
 void coroutine_fn ops_run_write(void *arg)
 {
@@ -283,14 +284,14 @@ void coroutine_fn ops_run_write(void *arg)
 			  (size_t)fits);
 	if (res == 0) {
 		node_touch(node, request->offset, (uint64_t)fits);
-		/* On direct handles the kernel sends no FSYNC for O_DSYNC. */
+		/* For O_DSYNC the kernel sends no FSYNC on direct handles, nor after AIO. */
 		if (direct && (ops->params.sync || (request->flags & (O_DSYNC | O_SYNC))))
 			res = image_flush(node->disk->image);
 	}
 	reactor_pass();
 	if (res < 0)
 		report(ops, node, "write error", request->offset, res);
-	else if (!direct && (uint64_t)fits < request->len_bytes)
+	else if (!(direct && request->fh & FH_DIRECT) && (uint64_t)fits < request->len_bytes)
 		res = -ENOSPC;
 	invalidator_reply(request, node, request->offset, (uint64_t)fits, res);
 }

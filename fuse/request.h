@@ -93,6 +93,7 @@ struct request {
 	uint32_t pid;
 	const void *payload;             /* WRITE: len_bytes of data */
 	bool from_cache;                 /* WRITE: of cached pages, by whatever handle there is */
+	bool past_cache;                 /* READ, WRITE: direct, by whatever handle there is */
 	char name[REQUEST_NAME_MAX + 1]; /* LOOKUP, GETXATTR */
 	uint32_t setattr_valid;          /* SETATTR: FATTR_* of the protocol */
 	bool setattr_by_handle;          /* SETATTR: an open file, not a name, was changed */

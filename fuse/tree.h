@@ -66,6 +66,7 @@ struct node {
 	_Atomic unsigned nb_cached_opens; /* handles that read through the page cache */
 	_Atomic unsigned nb_direct_opens; /* the others, whose private mappings use it, too */
 	_Atomic bool maybe_cached;        /* the page cache may hold something */
+	_Atomic bool cache_was_read;      /* the kernel has read into it since it was emptied */
 	_Atomic uint64_t write_open_ns;   /* when it was last opened for writing */
 	unsigned nb_write_opens;          /* under the disk's write_opens_mutex */
 	_Atomic(struct stats *) stats;    /* NULL until the first open */

@@ -50,6 +50,23 @@ static void test_read(void **state)
 	assert_int_equal(parse(FUSE_READ, &in, sizeof(in) - 1, NULL, 0), -EINVAL);
 }
 
+static void test_direct_io_by_any_handle(void **state)
+{
+	struct fuse_read_in in = {.size = 4096};
+	struct fuse_write_in write_in = {.size = 6};
+
+	assert_int_equal(parse(FUSE_READ, &in, sizeof(in), NULL, 0), 0);
+	assert_false(request.past_cache);
+	in.read_flags = FUSE_READ_LOCKOWNER;
+	assert_int_equal(parse(FUSE_READ, &in, sizeof(in), NULL, 0), 0);
+	assert_true(request.past_cache);
+	assert_int_equal(parse(FUSE_WRITE, &write_in, sizeof(write_in), "abcdef", 6), 0);
+	assert_false(request.past_cache);
+	write_in.write_flags = FUSE_WRITE_LOCKOWNER;
+	assert_int_equal(parse(FUSE_WRITE, &write_in, sizeof(write_in), "abcdef", 6), 0);
+	assert_true(request.past_cache);
+}
+
 static void test_write_stays_inside_its_payload(void **state)
 {
 	struct fuse_write_in in = {.fh = 3, .offset = 512, .size = 6};
@@ -255,6 +272,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_read),
+		cmocka_unit_test(test_direct_io_by_any_handle),
 		cmocka_unit_test(test_write_stays_inside_its_payload),
 		cmocka_unit_test(test_names_end_inside_their_payload),
 		cmocka_unit_test(test_attribute_names),
