@@ -250,13 +250,18 @@ bool message_is_kept_out(const struct message *message, uid_t owner)
 	case FUSE_READ:
 	case FUSE_WRITE:
 	case FUSE_FSYNC:
+	case FUSE_FLUSH:
+	case FUSE_FALLOCATE:
+	case FUSE_LSEEK:
+	case FUSE_COPY_FILE_RANGE:
 	case FUSE_RELEASE:
 	case FUSE_READDIR:
 	case FUSE_READDIRPLUS:
 	case FUSE_RELEASEDIR:
 		return false;
 	default:
-		return message->uid != 0 && message->uid != owner;
+		/* What nobody gets the kernel shall hear, and ask for in another way. */
+		return message->uid != 0 && message->uid != owner && operation_of(message->opcode);
 	}
 }
 
