@@ -91,7 +91,7 @@ static unsigned long number_after(const char *text, const char *key)
 /* One line: ID PARENT DEV ROOT PATH OPTIONS [FIELD...] - TYPE SOURCE OPTIONS */
 static bool parse_mount(char *line, const char *path, struct mount *ret_mount)
 {
-	char *save, *field = strtok_r(line, " ", &save), *rest;
+	char *save, *field = strtok_r(line, " ", &save), *rest, *words;
 
 	for (unsigned i = 0; field && i < 4; i++)
 		field = strtok_r(NULL, " ", &save);
@@ -101,9 +101,11 @@ static bool parse_mount(char *line, const char *path, struct mount *ret_mount)
 	unescape(field);
 	if (strcmp(field, path) || strncmp(rest, " - fuse", strlen(" - fuse")))
 		return false;
+	/* The source, an image's name, may hold any words. */
+	words = strrchr(rest, ' ');
 	strcpy(ret_mount->path, path);
-	ret_mount->uid = (uid_t)number_after(rest, "user_id=");
-	ret_mount->gid = (gid_t)number_after(rest, "group_id=");
+	ret_mount->uid = (uid_t)number_after(words, "user_id=");
+	ret_mount->gid = (gid_t)number_after(words, "group_id=");
 	return true;
 }
 
