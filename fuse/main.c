@@ -9,6 +9,7 @@
 #include "io/stdio.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,8 @@ int main(int argc, char **argv)
 	char *message;
 	int res = stdio_reserve();
 
+	/* Of a caller that ignores it this is inherited, and waiting for a child would fail. */
+	signal(SIGCHLD, SIG_DFL);
 	if (res < 0) {
 		log_error("/dev/null: %s", strerror(-res));
 		return EXIT_SYSTEM;
