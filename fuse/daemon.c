@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,6 +150,14 @@ int daemon_leave_folder(const struct daemon *daemon)
 	return daemon->status_fd >= 0 && chdir("/") < 0 ? -errno : 0;
 }
 
+/* Whoever waited for the start was killed: to everybody it has failed, so it shall have. */
+static bool is_abandoned(const struct daemon *daemon)
+{
+	struct pollfd fds = {.fd = daemon->status_fd}; /* POLLERR: nobody can read it */
+
+	return poll(&fds, 1, 0) > 0;
+}
+
 static void close_streams(struct daemon *daemon)
 {
 	fflush(stdout);
@@ -158,7 +167,7 @@ static void close_streams(struct daemon *daemon)
 
 int daemon_ready(struct daemon *daemon)
 {
-	int res = helper_settle(daemon->helper);
+	int res = is_abandoned(daemon) ? -ECANCELED : helper_settle(daemon->helper);
 
 	if (res < 0)
 		return res;

@@ -38,7 +38,8 @@ int daemon_prepare(struct daemon *daemon, const char *mountpoint, bool auto_unmo
 int daemon_leave_folder(const struct daemon *daemon);
 /*
  * Everything works: writes the pid file, lets the parent go, tells --ready-fd and the
- * service manager. Standard streams go to /dev/null in the background. 0 or -errno.
+ * service manager. Standard streams go to /dev/null in the background. 0 or -errno: -ECANCELED
+ * when the parent is gone.
  */
 int daemon_ready(struct daemon *daemon);
 /* Ends with `status`: removes the pid file, tells the parent if it still waits. */

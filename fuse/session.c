@@ -563,7 +563,12 @@ static enum exit_status start(struct session *session)
 		describe(session);
 	res = daemon_ready(&session->daemon);
 	if (res < 0) {
-		log_error("%s: %s", options->pidfile ? options->pidfile : "/", strerror(-res));
+		if (res == -ECANCELED)
+			log_error("%s: not mounted after all: who asked for it was killed",
+				  options->mountpoint);
+		else
+			log_error("%s: %s", options->pidfile ? options->pidfile : "/",
+				  strerror(-res));
 		stop_serving(session);
 		return EXIT_MOUNT;
 	}
