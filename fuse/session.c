@@ -405,14 +405,26 @@ static void describe(const struct session *session)
 
 /* ---- signals, end ---- */
 
+/* As nohup and shells do for what they start, in the foreground, so that it outlives a terminal. */
+static bool is_ignored(const struct session *session, int number)
+{
+	struct sigaction action;
+
+	return session->options->foreground && sigaction(number, NULL, &action) == 0 &&
+	       action.sa_handler == SIG_IGN;
+}
+
 static int block_signals(struct session *session)
 {
 	sigset_t set;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
+	/* A blocked signal is not ignored. */
+	if (!is_ignored(session, SIGINT))
+		sigaddset(&set, SIGINT);
+	if (!is_ignored(session, SIGHUP))
+		sigaddset(&set, SIGHUP);
 	signal(SIGPIPE, SIG_IGN);
 	/* A file that may not grow is an error of the write, EFBIG, and no reason to die. */
 	signal(SIGXFSZ, SIG_IGN);
