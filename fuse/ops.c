@@ -24,7 +24,8 @@
 #define OPEN_TRUNC_NS 10000000000ull
 
 #define NB_POOLED_REQUESTS 256u
-#define NB_ASKERS 4u
+/* Started as needed. The questions to a host that does not answer hold one each. */
+#define NB_ASKERS 64u
 
 /* ---- the pool ---- */
 
