@@ -86,6 +86,8 @@ static void test_mount_calls_with_options_last(void **state)
 	assert_null(options.kernel_words);
 	accepts("qcow2fs IMG MNT -o ro,defaults,relatime,users,group,owner,auto,noauto");
 	assert_int_equal(options.access, ACCESS_READ_ONLY);
+	accepts("qcow2fs IMG MNT -o rw,silent,loud,iversion,noiversion,mand,nomand,nosymfollow");
+	assert_null(options.kernel_words);
 }
 
 static void test_mount_helper_letters(void **state)
