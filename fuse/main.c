@@ -32,6 +32,8 @@ int main(int argc, char **argv)
 
 	/* Of a caller that ignores it this is inherited, and waiting for a child would fail. */
 	signal(SIGCHLD, SIG_DFL);
+	/* mount(8) gives the options last, and the environment that it has. */
+	unsetenv("POSIXLY_CORRECT");
 	if (res < 0) {
 		log_error("/dev/null: %s", strerror(-res));
 		return EXIT_SYSTEM;
