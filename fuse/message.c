@@ -184,6 +184,7 @@ static const struct operation operations[] = {
 	OPERATION(FLUSH, sizeof(struct fuse_flush_in), parse_flush),
 	OPERATION(RELEASE, sizeof(struct fuse_release_in), parse_release),
 	OPERATION(FSYNC, sizeof(struct fuse_fsync_in), parse_fsync),
+	OPERATION(FSYNCDIR, sizeof(struct fuse_fsync_in), parse_fsync),
 	OPERATION(READDIR, sizeof(struct fuse_read_in), parse_read),
 	OPERATION(READDIRPLUS, sizeof(struct fuse_read_in), parse_read),
 	OPERATION(STATFS, 0, NULL),
@@ -258,6 +259,7 @@ bool message_is_kept_out(const struct message *message, uid_t owner)
 	case FUSE_READDIR:
 	case FUSE_READDIRPLUS:
 	case FUSE_RELEASEDIR:
+	case FUSE_FSYNCDIR:
 		return false;
 	default:
 		/* What nobody gets the kernel shall hear, and ask for in another way. */

@@ -490,6 +490,7 @@ static const struct handler handlers[REQUEST_COUNT] = {
 	[REQUEST_FLUSH] = {.fn = handle_flush},
 	[REQUEST_RELEASE] = {.fn = handle_release},
 	[REQUEST_FSYNC] = {.run = ops_run_flush},
+	[REQUEST_FSYNCDIR] = {.run = ops_run_flush_all, .any_node = true},
 	[REQUEST_READDIR] = {.fn = handle_readdir, .asks_host = true, .any_node = true},
 	[REQUEST_READDIRPLUS] = {.fn = handle_readdir, .asks_host = true, .any_node = true},
 	[REQUEST_STATFS] = {.fn = handle_statfs, .asks_host = true, .any_node = true},

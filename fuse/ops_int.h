@@ -110,6 +110,7 @@ void handle_listxattr(struct request *request);
 void coroutine_fn ops_run_read(void *arg);
 void coroutine_fn ops_run_write(void *arg);
 void coroutine_fn ops_run_flush(void *arg);
+void coroutine_fn ops_run_flush_all(void *arg);
 void coroutine_fn ops_run_lseek(void *arg);
 void coroutine_fn ops_run_fallocate(void *arg);
 void coroutine_fn ops_run_truncate(void *arg);

@@ -309,6 +309,23 @@ void coroutine_fn ops_run_flush(void *arg)
 		request_reply_error(request, 0);
 }
 
+/* For who may look into the folder, and not into the files. */
+void coroutine_fn ops_run_flush_all(void *arg)
+{
+	struct request *request = arg;
+	const struct tree *tree = request->ops->params.tree;
+	int res = 0;
+
+	for (const struct tree_disk *disk = tree->disks; disk; disk = disk->next) {
+		int err = disk->whole->writable ? image_flush(disk->image) : 0;
+
+		if (err < 0)
+			report(request->ops, disk->whole, "write-back failed", NO_OFFSET, err);
+		res = res ? res : err;
+	}
+	request_reply_error(request, res);
+}
+
 /* ---- seek ---- */
 
 static int coroutine_fn seek(const struct request *request, uint64_t *ret_off)

@@ -198,7 +198,9 @@ static void coroutine_fn run_getxattr(void *arg)
 
 void handle_getxattr(struct request *request)
 {
-	if (request->node->is_dir || strncmp(request->name, PREFIX, strlen(PREFIX)))
+	/* Whose server it is a folder tells, too. */
+	if (request->node->is_dir ? strcmp(request->name, PREFIX "pid")
+				  : strncmp(request->name, PREFIX, strlen(PREFIX)))
 		request_reply_error(request, -ENODATA);
 	else
 		request_run(request, run_getxattr);

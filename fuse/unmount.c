@@ -154,16 +154,11 @@ struct sync_result {
 	pid_t pid; /* of the server, 0: unknown */
 };
 
-static void sync_file(int dirfd, const char *name, struct sync_result *result)
+static void sync_open(int fd, struct sync_result *result)
 {
-	int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
 	char pid[32];
 	ssize_t len;
 
-	if (fd < 0) {
-		result->err = result->err ? result->err : -errno;
-		return;
-	}
 	if (fsync(fd) < 0 && !result->err)
 		result->err = -errno;
 	len = fgetxattr(fd, PID_ATTRIBUTE, pid, sizeof(pid) - 1);
@@ -171,6 +166,18 @@ static void sync_file(int dirfd, const char *name, struct sync_result *result)
 		pid[len] = '\0';
 		result->pid = atoi(pid);
 	}
+}
+
+static void sync_file(int dirfd, const char *name, struct sync_result *result)
+{
+	int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
+
+	/* Of files that belong to others, by uid= say, the folder has taken care. */
+	if (fd < 0 && (errno != EACCES || !result->pid) && !result->err)
+		result->err = -errno;
+	if (fd < 0)
+		return;
+	sync_open(fd, result);
 	close(fd);
 }
 
@@ -189,6 +196,7 @@ static void sync_mount(const char *path, struct sync_result *result)
 		result->err = -errno;
 		return;
 	}
+	sync_open(dirfd(dir), result);
 	/* Directories hold read-only views. */
 	while ((entry = readdir(dir))) {
 		if (entry->d_type == DT_REG)
