@@ -517,8 +517,9 @@ static void coroutine_fn open_eight(void)
 /* After everything that has been begun: how many clusters have been inflated. */
 static unsigned coroutine_fn count_inflated(void)
 {
-	co_sleep(1000000);
-	assert_false(image->ahead.running);
+	do
+		co_sleep(1000000);
+	while (image->ahead.running);
 	return image->stats.nb_inflated;
 }
 
