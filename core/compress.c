@@ -140,11 +140,14 @@ static bool inflate_frames(struct codec *codec, const uint8_t *in, size_t in_byt
 	return true;
 }
 
-static int inflate_zstd(struct codec *codec, const uint8_t *in_data, size_t in_bytes,
+/* Where the file's end cuts a frame off, its data may be whole, but without the check that it is
+ * right. */
+static int inflate_zstd(struct codec *codec, const uint8_t *in_data, size_t in_bytes, bool cut_off,
 			uint8_t *out_data, size_t out_bytes)
 {
 	ZSTD_inBuffer in = {.src = in_data, .size = in_bytes};
 	ZSTD_outBuffer out = {.dst = out_data, .size = out_bytes};
+	size_t hint = 0;
 
 	if (!codec->zstd)
 		codec->zstd = ZSTD_createDCtx();
@@ -157,16 +160,16 @@ static int inflate_zstd(struct codec *codec, const uint8_t *in_data, size_t in_b
 	ZSTD_DCtx_setParameter(codec->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG_MAX);
 	while (out.pos < out.size) {
 		size_t in_before = in.pos, out_before = out.pos;
-		size_t hint = ZSTD_decompressStream(codec->zstd, &out, &in);
 
+		hint = ZSTD_decompressStream(codec->zstd, &out, &in);
 		if (ZSTD_isError(hint) || (in.pos == in_before && out.pos == out_before))
 			return -EIO;
 	}
-	return 0;
+	return hint && cut_off && in.pos == in.size ? -EIO : 0;
 }
 #else
-static int inflate_zstd(struct codec *codec, const uint8_t *in, size_t in_bytes, uint8_t *out,
-			size_t out_bytes)
+static int inflate_zstd(struct codec *codec, const uint8_t *in, size_t in_bytes, bool cut_off,
+			uint8_t *out, size_t out_bytes)
 {
 	return -ENOTSUP;
 }
@@ -180,7 +183,7 @@ static void inflate_job(void *arg)
 	const uint8_t *in = (const uint8_t *)op->iov.iov_base + op->in_skip;
 
 	if (cluster->zstd)
-		cluster->err = inflate_zstd(op->codec, in, op->in_bytes, cluster->data,
+		cluster->err = inflate_zstd(op->codec, in, op->in_bytes, op->cut_off, cluster->data,
 					    cluster->cluster_bytes);
 	else
 		cluster->err = inflate_zlib(op->codec, in, op->in_bytes, cluster->data,
@@ -365,6 +368,7 @@ int coroutine_fn inflate_begin(struct inflate_op *op, struct image *image, uint6
 	/* What the file does not hold is no part of the stream: zeros in its place might decode. */
 	op->in_bytes =
 		host_off < file->size_bytes ? min_u64(len_bytes, file->size_bytes - host_off) : 0;
+	op->cut_off = op->in_bytes < len_bytes;
 	op->in_bytes = min_u64(op->in_bytes, end - host_off);
 	op->iov.iov_len = end - start;
 	op->iov.iov_base = buf_get(op->iov.iov_len);

@@ -54,6 +54,7 @@ struct inflate_op {
 	struct file_io io;
 	struct iovec iov;
 	uint32_t in_skip, in_bytes; /* the compressed bytes within the buffer */
+	bool cut_off;               /* the file ends before the descriptor's range does */
 	struct worker_job job;
 	struct wakeup wakeup;
 	struct co *waiter;

@@ -337,6 +337,30 @@ CO_TEST(test_zstd_frame_of_more_than_a_cluster)
 	close_image();
 }
 
+/* All of the data is there when the file ends, and the check that it is right is not. */
+CO_TEST(test_zstd_check_cut_off_by_the_end_of_the_file)
+{
+	ZSTD_CCtx *zstd = ZSTD_createCCtx();
+	size_t len;
+
+	assert_non_null(zstd);
+	ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
+	new_zstd_image();
+	len = ZSTD_compress2(zstd, bytes + HOST, 2 * CLUSTER, plain, CLUSTER);
+	assert_false(ZSTD_isError(len));
+	set_compressed(0, HOST, len);
+	for (unsigned cut_bytes = 0; cut_bytes <= 4; cut_bytes++) {
+		sim_bytes_resize(&hand.disk->files[0].bytes, HOST + len - cut_bytes);
+		open_image();
+		if (cut_bytes)
+			expect_eio(0);
+		else
+			expect_plain(0);
+		close_image();
+	}
+	ZSTD_freeCCtx(zstd);
+}
+
 CO_TEST(test_zstd_damage)
 {
 	size_t len;
@@ -710,6 +734,7 @@ int main(void)
 		HAND_TEST(test_zstd),
 		HAND_TEST(test_zstd_several_frames),
 		HAND_TEST(test_zstd_frame_of_more_than_a_cluster),
+		HAND_TEST(test_zstd_check_cut_off_by_the_end_of_the_file),
 		HAND_TEST(test_zstd_damage),
 #endif
 		HAND_TEST(test_two_requests_inflate_once),
