@@ -180,4 +180,38 @@ static inline void coroutine_fn hand_refuses(const char *name, const struct imag
 	hand_expect_error(error, class, err, text);
 }
 
+/* Requests that use up all stacks of hand.reactor, from begin to end. */
+#define HAND_NB_STACKS 64u
+
+struct hand_crowd {
+	struct task tasks[HAND_NB_STACKS];
+	struct co_queue queue;
+	bool ends;
+};
+
+static inline void coroutine_fn hand_crowd_run(void *arg)
+{
+	struct hand_crowd *crowd = arg;
+
+	while (!crowd->ends)
+		co_queue_wait(&crowd->queue);
+}
+
+static inline void hand_crowd_begin(struct hand_crowd *crowd)
+{
+	*crowd = (struct hand_crowd){0};
+	for (unsigned i = 0; i < HAND_NB_STACKS; i++) {
+		crowd->tasks[i] = (struct task){.fn = hand_crowd_run, .arg = crowd};
+		reactor_spawn(hand.reactor, &crowd->tasks[i]);
+	}
+}
+
+static inline void coroutine_fn hand_crowd_end(struct hand_crowd *crowd)
+{
+	crowd->ends = true;
+	co_queue_wake_all(&crowd->queue);
+	while (reactor_nb_coroutines(hand.reactor) > 1)
+		co_sleep(1000);
+}
+
 #endif

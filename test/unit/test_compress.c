@@ -685,34 +685,18 @@ CO_TEST(test_no_room_to_read_ahead)
 	close_image();
 }
 
-static struct co_queue crowd;
-static bool crowd_ends;
-
-static void coroutine_fn crowd_run(void *arg)
-{
-	while (!crowd_ends)
-		co_queue_wait(&crowd);
-}
-
 /* Where requests use up all stacks, closing would wait for a stack of what is read ahead. */
 CO_TEST(test_no_stack_to_read_ahead)
 {
-	struct task tasks[64];
+	struct hand_crowd crowd;
 
 	open_eight();
 	expect_plain(0);
-	crowd_ends = false;
-	for (unsigned i = 0; i < NB_ELEMENTS(tasks); i++) {
-		tasks[i] = (struct task){.fn = crowd_run};
-		reactor_spawn(hand.reactor, &tasks[i]);
-	}
+	hand_crowd_begin(&crowd);
 	expect_plain(1);
 	assert_int_equal(count_inflated(), 2);
 	close_image();
-	crowd_ends = true;
-	co_queue_wake_all(&crowd);
-	while (reactor_nb_coroutines(hand.reactor) > 1)
-		co_sleep(1000);
+	hand_crowd_end(&crowd);
 }
 
 int main(void)

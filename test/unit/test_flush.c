@@ -312,39 +312,21 @@ CO_TEST(test_long_discard_gives_way)
 	assert_int_equal(image_close(image), 0);
 }
 
-#define NB_STACKS 64u /* of hand.reactor */
-
-static struct co_queue crowd;
-static bool crowd_ends;
-
-static void coroutine_fn crowd_run(void *arg)
-{
-	while (!crowd_ends)
-		co_queue_wait(&crowd);
-}
-
 /* Requests that use up all stacks do not keep the release from starting that closing waits for. */
 CO_TEST(test_release_while_all_stacks_are_in_use)
 {
-	struct task tasks[NB_STACKS];
+	struct hand_crowd crowd;
 	uint8_t *bytes = new_image();
 
 	hand_set_l2(bytes, 0, HAND_DATA * CLUSTER | ENTRY_COPIED);
 	be16_put(bytes + HAND_REFBLOCK * CLUSTER + HAND_DATA * 2, 1);
 	open_image();
-	crowd_ends = false;
-	for (unsigned i = 0; i < NB_STACKS; i++) {
-		tasks[i] = (struct task){.fn = crowd_run};
-		reactor_spawn(hand.reactor, &tasks[i]);
-	}
+	hand_crowd_begin(&crowd);
 	assert_int_equal(image_discard(image, 0, CLUSTER), 0);
 	assert_int_equal(image_close(image), 0);
 	bytes = hand.disk->files[0].bytes.data;
 	assert_int_equal(be16_get(bytes + HAND_REFBLOCK * CLUSTER + HAND_DATA * 2), 0);
-	crowd_ends = true;
-	co_queue_wake_all(&crowd);
-	while (reactor_nb_coroutines(hand.reactor) > 1)
-		co_sleep(1000);
+	hand_crowd_end(&crowd);
 }
 
 int main(void)
