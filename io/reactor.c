@@ -13,8 +13,9 @@
  *   R4  One thread at a time runs the loop: `running`, under `lock`.
  *   R5  Without work the loop waits in the engine until a completion, the next timer, a post, or
  *       something to take from the source. Before that it may look around for busy_ns, as long
- *       as that pays: each time in vain makes the number of sleeps before the next attempt four
- *       times as large, each success halves it. What comes within a tenth of busy_ns is none.
+ *       as that pays: each attempt in vain makes the number of sleeps before the next one four
+ *       times as large, each success halves it. What comes within a tenth of busy_ns is none where
+ *       there is I/O.
  *
  * One round: clock, inbox, timers, source, ready coroutines, engine. Coroutines that
  * become ready while others run belong to the same round, so one system call
@@ -40,6 +41,11 @@
 #define ROUND_MAX 1024
 /* Looking around in vain costs busy_ns once in so many sleeps, at most. */
 #define BUSY_SKIP_MAX 127
+/*
+ * Waiting for clients alone it looks in vain so often before it gives up: theirs and our CPU have
+ * gone to sleep in turns, and it takes some quick answers until none does.
+ */
+#define CLIENTS_PATIENCE 4
 /* Told apart by how many coroutines are alive: to wait for a client is not to wait for a disk. */
 #define NB_SITUATIONS 8
 
@@ -54,6 +60,7 @@
 struct experience {
 	unsigned skip;    /* sleeps from one attempt to the next */
 	unsigned skipped; /* since the last one */
+	unsigned nb_vain; /* looks of this attempt; what pays makes up for half of one */
 };
 
 struct task_list {
@@ -82,6 +89,8 @@ struct reactor {
 	uint64_t busy_until_ns;  /* 0: not looking around */
 	struct experience *busy; /* of this situation */
 	struct experience experiences[NB_SITUATIONS];
+	struct experience clients; /* nobody is alive, and nobody had to wait for I/O */
+	bool waited_for_io;
 	reactor_chooser *choose;
 	void *choose_ctx;
 
@@ -345,26 +354,28 @@ static void source_ready(struct engine_watch *watch)
 	reactor->source_empty = false;
 }
 
+static bool may_have_more(const struct reactor *reactor)
+{
+	return reactor->source && !reactor->source_empty;
+}
+
 /* Whether there was something. */
 static bool take_from_source(struct reactor *reactor)
 {
-	if (!reactor->source || reactor->source_empty)
+	if (!may_have_more(reactor))
 		return false;
 	reactor->source_empty = reactor->source->take(reactor->source) == 0;
 	return !reactor->source_empty;
 }
 
-/* Before the engine waits. False when there is something to take. */
-static bool watch_source(struct reactor *reactor)
+/* Before the engine waits. */
+static void watch_source(struct reactor *reactor)
 {
 	if (!reactor->source || reactor->watching)
-		return true;
-	if (!reactor->source_empty)
-		return false;
+		return;
 	reactor->watching = true;
 	reactor->watch.fd = reactor->source->fd;
 	reactor->engine->ops->watch(reactor->engine, &reactor->watch);
-	return true;
 }
 
 /* ---- looking around instead of sleeping (R5) ---- */
@@ -377,17 +388,32 @@ static uint64_t read_clock(const struct reactor *reactor)
 static struct experience *find_experience(struct reactor *reactor)
 {
 	size_t nb_alive = co_pool_alive(reactor->pool);
+	bool after_io = reactor->waited_for_io;
 
+	reactor->waited_for_io = nb_alive > 0;
+	if (nb_alive == 0 && !after_io)
+		return &reactor->clients;
 	return &reactor->experiences[nb_alive < NB_SITUATIONS ? nb_alive : NB_SITUATIONS - 1];
 }
 
-static void look_less(struct reactor *reactor)
+static void look_less(struct experience *busy)
 {
-	struct experience *busy = reactor->busy;
-
 	busy->skip = busy->skip < BUSY_SKIP_MAX / 4 ? 4 * busy->skip + 3 : BUSY_SKIP_MAX;
-	busy->skipped = 0;
-	reactor->busy_until_ns = 0;
+	busy->skipped = busy->nb_vain = 0;
+}
+
+static void look_was_vain(const struct reactor *reactor, struct experience *busy)
+{
+	busy->nb_vain += 2;
+	if (busy != &reactor->clients || busy->nb_vain >= 2 * CLIENTS_PATIENCE)
+		look_less(busy);
+}
+
+static void look_paid(struct experience *busy)
+{
+	busy->skip /= 2;
+	if (busy->nb_vain > 0)
+		busy->nb_vain--;
 }
 
 /* Nothing is to be done: whether to look once more. */
@@ -399,7 +425,7 @@ static bool look_around(struct reactor *reactor)
 		return false;
 	if (!reactor->busy_until_ns) {
 		busy = find_experience(reactor);
-		if (busy->skipped < busy->skip) {
+		if (busy->nb_vain == 0 && busy->skipped < busy->skip) {
 			busy->skipped++;
 			return false;
 		}
@@ -409,24 +435,28 @@ static bool look_around(struct reactor *reactor)
 	}
 	if (read_clock(reactor) < reactor->busy_until_ns)
 		return true;
-	look_less(reactor);
+	look_was_vain(reactor, reactor->busy);
+	reactor->busy_until_ns = 0;
 	return false;
 }
 
 /*
- * Something is to be done: it has paid, if it was tried. Not if that came at once: clients that are
- * at work need no wake-up, and while the loop falls asleep and wakes up, more of it gathers.
+ * Something is to be done: it has paid, if it was tried. Not if it came at once where there is I/O:
+ * while the loop falls asleep and wakes up, more of it ends.
  */
 static void look_no_more(struct reactor *reactor)
 {
+	bool at_once;
+
 	if (!reactor->busy_until_ns)
 		return;
-	if (reactor->now_ns + reactor->busy_ns < reactor->busy_until_ns + reactor->busy_ns / 10) {
-		look_less(reactor);
-		return;
-	}
-	reactor->busy->skip /= 2;
+	at_once =
+		reactor->now_ns + reactor->busy_ns < reactor->busy_until_ns + reactor->busy_ns / 10;
 	reactor->busy_until_ns = 0;
+	if (at_once && reactor->busy != &reactor->clients)
+		look_was_vain(reactor, reactor->busy);
+	else
+		look_paid(reactor->busy);
 }
 
 /* ---- the loop ---- */
@@ -460,12 +490,13 @@ static void wait_for_engine(struct reactor *reactor, loop_end *ended, void *arg)
 {
 	struct engine *engine = reactor->engine;
 	uint64_t timeout_ns = reactor->nb_ready > 0 ? 0 : idle_ns(reactor);
-	if (timeout_ns == 0 || look_around(reactor) || !watch_source(reactor)) {
+	if (timeout_ns == 0 || may_have_more(reactor) || look_around(reactor)) {
 		engine->ops->wait(engine, 0);
 		/* It found no time to look: the next round does. */
 		reactor->source_empty = false;
 		return;
 	}
+	watch_source(reactor);
 	/*
 	 * R3. A sequentially consistent store would be enough, and on x86 it is this
 	 * instruction anyway, but qemu-user 7.2 lets an aarch64 stlr pass a later ldar.

@@ -4,7 +4,8 @@
  *
  * It counts what the reactor asks of it. Its clock is the machine's, or a
  * virtual one that advances only by the time-outs of wait(): then timers fire in
- * the order and at the instants that the test computes, without waiting for real.
+ * the order and at the instants that the test computes, without waiting for real. What is
+ * watched is readable at readable_ns of virtual time.
  */
 #ifndef QCOW2FS_TEST_IDLE_ENGINE_H
 #define QCOW2FS_TEST_IDLE_ENGINE_H
@@ -22,6 +23,8 @@ struct idle_engine {
 	bool virtual_clock;
 	uint64_t virtual_ns;
 	uint64_t look_ns; /* of virtual time, which a wait() for nothing takes */
+	uint64_t readable_ns;
+	struct engine_watch *watch;
 	pthread_mutex_t lock;
 	pthread_cond_t woken_cond;
 	bool woken;
@@ -44,12 +47,33 @@ static inline int idle_attach(struct engine *engine, struct reactor *reactor)
 	return 0;
 }
 
+static inline void idle_watch(struct engine *engine, struct engine_watch *watch)
+{
+	((struct idle_engine *)engine)->watch = watch;
+}
+
+/* Whether what is watched is readable before the time is out. */
+static inline bool idle_watched(struct idle_engine *idle, uint64_t timeout_ns)
+{
+	struct engine_watch *watch = idle->watch;
+	uint64_t readable_ns =
+		idle->virtual_ns > idle->readable_ns ? idle->virtual_ns : idle->readable_ns;
+	if (!watch || readable_ns - idle->virtual_ns > timeout_ns)
+		return false;
+	idle->watch = NULL;
+	idle->virtual_ns = readable_ns;
+	watch->ready(watch);
+	return true;
+}
+
 static inline void idle_wait(struct engine *engine, uint64_t timeout_ns)
 {
 	struct idle_engine *idle = (struct idle_engine *)engine;
 	idle->nb_looks += timeout_ns == 0;
 	idle->last_timeout_ns = timeout_ns;
 	idle->nb_waits++; /* who sees it sees the others */
+	if (idle->virtual_clock && timeout_ns && idle_watched(idle, timeout_ns))
+		return;
 	pthread_mutex_lock(&idle->lock);
 	if (idle->virtual_clock && timeout_ns != UINT64_MAX) {
 		idle->virtual_ns += timeout_ns ? timeout_ns : idle->look_ns;
@@ -89,6 +113,7 @@ static const struct engine_ops idle_ops = {
 	.attach = idle_attach,
 	.wait = idle_wait,
 	.wake = idle_wake,
+	.watch = idle_watch,
 	.now_ns = idle_now_ns,
 	.destroy = idle_destroy,
 };

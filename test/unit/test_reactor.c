@@ -654,13 +654,116 @@ static void set_source(void *arg)
 
 static void test_looking_around_asks_the_source(void **state)
 {
-	/* The engine cannot watch: the test ends with a crash if the loop tries to sleep. */
 	struct reactor_source source = {.fd = -1, .take = take_each_fourth};
 	nb_asked = nb_given = 0;
 	reactor_run(reactor, set_source, &source);
 	nap_often(0, 1, 4 * 1000 * LOOK_NS);
 	assert_int_equal(nb_given, 1000);
 	assert_int_equal(nb_asked, 4000);
+	assert_null(engine->watch); /* it has never slept */
+}
+
+/* A client: its next request comes some time after the one before was taken. */
+static struct client {
+	struct reactor_source source;
+	unsigned nb_slow, nb; /* the first ones take their time */
+	uint64_t slow_ns, quick_ns;
+	uint64_t io_ns; /* each takes so long; 0: it waits for nothing */
+	unsigned nb_taken;
+	unsigned long nb_sleeps; /* of the loop, until the last answer */
+	struct task task;
+	bool looked[MAX_NAPS]; /* for the request, the loop did not sleep */
+} client;
+static atomic_bool client_done;
+
+static unsigned long count_sleeps(void)
+{
+	return engine->nb_waits - engine->nb_looks;
+}
+
+static void coroutine_fn answer_client(void *arg)
+{
+	bool slow = client.nb_taken < client.nb_slow;
+	if (client.io_ns)
+		co_sleep(client.io_ns);
+	client.nb_sleeps = count_sleeps();
+	engine->readable_ns = engine->virtual_ns + (slow ? client.slow_ns : client.quick_ns);
+}
+
+static unsigned take_from_client(struct reactor_source *source)
+{
+	if (engine->virtual_ns < engine->readable_ns)
+		return 0;
+	engine->readable_ns = UINT64_MAX;
+	client.looked[client.nb_taken++] = count_sleeps() == client.nb_sleeps;
+	client.task = (struct task){.fn = answer_client};
+	reactor_spawn(reactor, &client.task);
+	if (client.nb_taken == client.nb) {
+		reactor_set_source(reactor, NULL);
+		client_done = true;
+	}
+	return 1;
+}
+
+/* Returns how often the loop did not sleep before a request came. */
+static unsigned serve_client(unsigned nb_slow, unsigned nb, uint64_t quick_ns, uint64_t io_ns)
+{
+	unsigned nb_looked = 0;
+	client = (struct client){
+		.source = {.fd = -1, .take = take_from_client},
+		.nb_slow = nb_slow,
+		.nb = nb,
+		.slow_ns = 50 * BUSY_NS,
+		.quick_ns = quick_ns,
+		.io_ns = io_ns,
+		.nb_sleeps = count_sleeps(),
+	};
+	client_done = false;
+	engine->readable_ns = 0;
+	reactor_set_source(reactor, &client.source);
+	assert_int_equal(reactor_start(reactor), 0);
+	while (!client_done)
+		sleep_for_real_ms(1);
+	reactor_stop(reactor);
+	for (unsigned i = 0; i < nb; i++)
+		nb_looked += client.looked[i];
+	return nb_looked;
+}
+
+static void test_quick_clients_are_looked_for(void **state)
+{
+	assert_int_equal(serve_client(0, 100, BUSY_NS / 2, 0), 100);
+	engine->look_ns = BUSY_NS / 20; /* in contrast to I/O, at once, too */
+	assert_int_equal(serve_client(0, 100, BUSY_NS / 10, 0), 100);
+}
+
+static void test_clients_may_be_slow_four_times(void **state)
+{
+	/* With the one that is there, three that it looked for in vain. */
+	serve_client(4, 100, BUSY_NS / 2, 0);
+	for (unsigned i = 4; i < 100; i++)
+		assert_true(client.looked[i]);
+	/* One more, and it sleeps three times. */
+	reactor_destroy(reactor);
+	assert_int_equal(setup_busy(state), 0);
+	serve_client(5, 100, BUSY_NS / 2, 0);
+	for (unsigned i = 5; i < 100; i++)
+		assert_true(client.looked[i] == (i >= 8));
+}
+
+static void test_looking_for_slow_clients_becomes_rare(void **state)
+{
+	unsigned long nb_looks, nb_expected = 4 * (1 + 3 + (MAX_NAPS - 100) / 131);
+	serve_client(MAX_NAPS, MAX_NAPS, 0, 0);
+	/* After each request it asks the source once whether there are more. */
+	nb_looks = (engine->nb_looks - MAX_NAPS) / (BUSY_NS / LOOK_NS);
+	assert_in_range(nb_looks, nb_expected - 4, nb_expected + 4);
+}
+
+static void test_after_io_clients_that_come_at_once_are_not_looked_for(void **state)
+{
+	engine->look_ns = BUSY_NS / 20;
+	assert_true(serve_client(0, MAX_NAPS, BUSY_NS / 10, 50 * BUSY_NS) < MAX_NAPS / 20);
 }
 
 /* ---- waking from other threads ---- */
@@ -884,6 +987,10 @@ int main(void)
 		BUSY(test_what_comes_at_once_is_not_looked_for),
 		BUSY(test_waiting_for_something_else_is_another_experience),
 		BUSY(test_looking_around_asks_the_source),
+		BUSY(test_quick_clients_are_looked_for),
+		BUSY(test_clients_may_be_slow_four_times),
+		BUSY(test_looking_for_slow_clients_becomes_rare),
+		BUSY(test_after_io_clients_that_come_at_once_are_not_looked_for),
 		REAL(test_remote_wake_reaches_what_parks),
 		REAL(test_run_uses_the_callers_thread_or_the_reactors),
 		REAL(test_threads_run_it_one_after_another),
