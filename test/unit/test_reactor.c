@@ -763,7 +763,7 @@ static void test_looking_for_slow_clients_becomes_rare(void **state)
 static void test_after_io_clients_that_come_at_once_are_not_looked_for(void **state)
 {
 	engine->look_ns = BUSY_NS / 20;
-	assert_true(serve_client(0, MAX_NAPS, BUSY_NS / 10, 50 * BUSY_NS) < MAX_NAPS / 20);
+	assert_true(serve_client(0, MAX_NAPS, BUSY_NS / 20, 50 * BUSY_NS) < MAX_NAPS / 20);
 }
 
 /* ---- waking from other threads ---- */
