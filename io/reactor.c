@@ -46,6 +46,8 @@
  * gone to sleep in turns, and it takes some quick answers until none does.
  */
 #define CLIENTS_PATIENCE 4
+/* So many looks that pay make up for one in vain. */
+#define CLIENTS_PRICE 3
 /* Told apart by how many coroutines are alive: to wait for a client is not to wait for a disk. */
 #define NB_SITUATIONS 8
 
@@ -60,7 +62,7 @@
 struct experience {
 	unsigned skip;    /* sleeps from one attempt to the next */
 	unsigned skipped; /* since the last one */
-	unsigned nb_vain; /* looks of this attempt; what pays makes up for half of one */
+	unsigned debt;    /* of this attempt: looks in vain that have not been made up for */
 };
 
 struct task_list {
@@ -399,21 +401,22 @@ static struct experience *find_experience(struct reactor *reactor)
 static void look_less(struct experience *busy)
 {
 	busy->skip = busy->skip < BUSY_SKIP_MAX / 4 ? 4 * busy->skip + 3 : BUSY_SKIP_MAX;
-	busy->skipped = busy->nb_vain = 0;
+	busy->skipped = busy->debt = 0;
 }
 
 static void look_was_vain(const struct reactor *reactor, struct experience *busy)
 {
-	busy->nb_vain += 2;
-	if (busy != &reactor->clients || busy->nb_vain >= 2 * CLIENTS_PATIENCE)
+	busy->debt += CLIENTS_PRICE;
+	if (busy != &reactor->clients || busy->debt >= CLIENTS_PATIENCE * CLIENTS_PRICE)
 		look_less(busy);
 }
 
 static void look_paid(struct experience *busy)
 {
-	busy->skip /= 2;
-	if (busy->nb_vain > 0)
-		busy->nb_vain--;
+	if (busy->debt > 0)
+		busy->debt--;
+	else
+		busy->skip /= 2;
 }
 
 /* Nothing is to be done: whether to look once more. */
@@ -425,7 +428,7 @@ static bool look_around(struct reactor *reactor)
 		return false;
 	if (!reactor->busy_until_ns) {
 		busy = find_experience(reactor);
-		if (busy->nb_vain == 0 && busy->skipped < busy->skip) {
+		if (busy->debt == 0 && busy->skipped < busy->skip) {
 			busy->skipped++;
 			return false;
 		}

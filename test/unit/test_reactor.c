@@ -666,7 +666,8 @@ static void test_looking_around_asks_the_source(void **state)
 /* A client: its next request comes some time after the one before was taken. */
 static struct client {
 	struct reactor_source source;
-	unsigned nb_slow, nb; /* the first ones take their time */
+	unsigned nb_slow, nb; /* the first ones take their time, */
+	bool slow_in_turns;   /* or every other one */
 	uint64_t slow_ns, quick_ns;
 	uint64_t io_ns; /* each takes so long; 0: it waits for nothing */
 	unsigned nb_taken;
@@ -683,7 +684,8 @@ static unsigned long count_sleeps(void)
 
 static void coroutine_fn answer_client(void *arg)
 {
-	bool slow = client.nb_taken < client.nb_slow;
+	bool slow =
+		client.nb_taken < client.nb_slow || (client.slow_in_turns && client.nb_taken % 2);
 	if (client.io_ns)
 		co_sleep(client.io_ns);
 	client.nb_sleeps = count_sleeps();
@@ -706,18 +708,13 @@ static unsigned take_from_client(struct reactor_source *source)
 }
 
 /* Returns how often the loop did not sleep before a request came. */
-static unsigned serve_client(unsigned nb_slow, unsigned nb, uint64_t quick_ns, uint64_t io_ns)
+static unsigned serve(struct client wanted)
 {
 	unsigned nb_looked = 0;
-	client = (struct client){
-		.source = {.fd = -1, .take = take_from_client},
-		.nb_slow = nb_slow,
-		.nb = nb,
-		.slow_ns = 50 * BUSY_NS,
-		.quick_ns = quick_ns,
-		.io_ns = io_ns,
-		.nb_sleeps = count_sleeps(),
-	};
+	client = wanted;
+	client.source = (struct reactor_source){.fd = -1, .take = take_from_client};
+	client.slow_ns = 50 * BUSY_NS;
+	client.nb_sleeps = count_sleeps();
 	client_done = false;
 	engine->readable_ns = 0;
 	reactor_set_source(reactor, &client.source);
@@ -725,28 +722,28 @@ static unsigned serve_client(unsigned nb_slow, unsigned nb, uint64_t quick_ns, u
 	while (!client_done)
 		sleep_for_real_ms(1);
 	reactor_stop(reactor);
-	for (unsigned i = 0; i < nb; i++)
+	for (unsigned i = 0; i < client.nb; i++)
 		nb_looked += client.looked[i];
 	return nb_looked;
 }
 
 static void test_quick_clients_are_looked_for(void **state)
 {
-	assert_int_equal(serve_client(0, 100, BUSY_NS / 2, 0), 100);
+	assert_int_equal(serve((struct client){.nb = 100, .quick_ns = BUSY_NS / 2}), 100);
 	engine->look_ns = BUSY_NS / 20; /* in contrast to I/O, at once, too */
-	assert_int_equal(serve_client(0, 100, BUSY_NS / 10, 0), 100);
+	assert_int_equal(serve((struct client){.nb = 100, .quick_ns = BUSY_NS / 10}), 100);
 }
 
 static void test_clients_may_be_slow_four_times(void **state)
 {
 	/* With the one that is there, three that it looked for in vain. */
-	serve_client(4, 100, BUSY_NS / 2, 0);
+	serve((struct client){.nb = 100, .nb_slow = 4, .quick_ns = BUSY_NS / 2});
 	for (unsigned i = 4; i < 100; i++)
 		assert_true(client.looked[i]);
 	/* One more, and it sleeps three times. */
 	reactor_destroy(reactor);
 	assert_int_equal(setup_busy(state), 0);
-	serve_client(5, 100, BUSY_NS / 2, 0);
+	serve((struct client){.nb = 100, .nb_slow = 5, .quick_ns = BUSY_NS / 2});
 	for (unsigned i = 5; i < 100; i++)
 		assert_true(client.looked[i] == (i >= 8));
 }
@@ -754,16 +751,25 @@ static void test_clients_may_be_slow_four_times(void **state)
 static void test_looking_for_slow_clients_becomes_rare(void **state)
 {
 	unsigned long nb_looks, nb_expected = 4 * (1 + 3 + (MAX_NAPS - 100) / 131);
-	serve_client(MAX_NAPS, MAX_NAPS, 0, 0);
+	serve((struct client){.nb = MAX_NAPS, .nb_slow = MAX_NAPS});
 	/* After each request it asks the source once whether there are more. */
 	nb_looks = (engine->nb_looks - MAX_NAPS) / (BUSY_NS / LOOK_NS);
 	assert_in_range(nb_looks, nb_expected - 4, nb_expected + 4);
 }
 
+static void test_looking_for_clients_half_in_vain_becomes_rare(void **state)
+{
+	unsigned nb_looked = serve(
+		(struct client){.nb = MAX_NAPS, .slow_in_turns = true, .quick_ns = BUSY_NS / 2});
+	assert_in_range(nb_looked, MAX_NAPS / 128, MAX_NAPS / 10);
+}
+
 static void test_after_io_clients_that_come_at_once_are_not_looked_for(void **state)
 {
 	engine->look_ns = BUSY_NS / 20;
-	assert_true(serve_client(0, MAX_NAPS, BUSY_NS / 20, 50 * BUSY_NS) < MAX_NAPS / 20);
+	unsigned nb_looked = serve(
+		(struct client){.nb = MAX_NAPS, .quick_ns = BUSY_NS / 20, .io_ns = 50 * BUSY_NS});
+	assert_true(nb_looked < MAX_NAPS / 20);
 }
 
 /* ---- waking from other threads ---- */
@@ -990,6 +996,7 @@ int main(void)
 		BUSY(test_quick_clients_are_looked_for),
 		BUSY(test_clients_may_be_slow_four_times),
 		BUSY(test_looking_for_slow_clients_becomes_rare),
+		BUSY(test_looking_for_clients_half_in_vain_becomes_rare),
 		BUSY(test_after_io_clients_that_come_at_once_are_not_looked_for),
 		REAL(test_remote_wake_reaches_what_parks),
 		REAL(test_run_uses_the_callers_thread_or_the_reactors),
