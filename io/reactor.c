@@ -39,7 +39,7 @@
 #define DEFAULT_COROUTINES 256
 #define BACKGROUND_COROUTINES 2 /* beyond those */
 #define ROUND_MAX 1024
-/* Looking around in vain costs busy_ns once in so many sleeps, at most. */
+/* So many sleeps, at most, lie between two attempts at looking around. */
 #define BUSY_SKIP_MAX 127
 /*
  * Waiting for clients alone it looks in vain so often before it gives up: theirs and our CPU have
@@ -62,7 +62,7 @@
 struct experience {
 	unsigned skip;    /* sleeps from one attempt to the next */
 	unsigned skipped; /* since the last one */
-	unsigned debt;    /* of this attempt: looks in vain that have not been made up for */
+	unsigned debt;    /* looks that must pay to make up for those in vain of this attempt */
 };
 
 struct task_list {
@@ -404,19 +404,20 @@ static void look_less(struct experience *busy)
 	busy->skipped = busy->debt = 0;
 }
 
-static void look_was_vain(const struct reactor *reactor, struct experience *busy)
+static void end_look(struct reactor *reactor, bool paid)
 {
-	busy->debt += CLIENTS_PRICE;
-	if (busy != &reactor->clients || busy->debt >= CLIENTS_PATIENCE * CLIENTS_PRICE)
-		look_less(busy);
-}
+	struct experience *busy = reactor->busy;
 
-static void look_paid(struct experience *busy)
-{
-	if (busy->debt > 0)
+	reactor->busy_until_ns = 0;
+	if (!paid) {
+		busy->debt += CLIENTS_PRICE;
+		if (busy != &reactor->clients || busy->debt >= CLIENTS_PATIENCE * CLIENTS_PRICE)
+			look_less(busy);
+	} else if (busy->debt > 0) {
 		busy->debt--;
-	else
+	} else {
 		busy->skip /= 2;
+	}
 }
 
 /* Nothing is to be done: whether to look once more. */
@@ -438,8 +439,7 @@ static bool look_around(struct reactor *reactor)
 	}
 	if (read_clock(reactor) < reactor->busy_until_ns)
 		return true;
-	look_was_vain(reactor, reactor->busy);
-	reactor->busy_until_ns = 0;
+	end_look(reactor, false);
 	return false;
 }
 
@@ -455,11 +455,7 @@ static void look_no_more(struct reactor *reactor)
 		return;
 	at_once =
 		reactor->now_ns + reactor->busy_ns < reactor->busy_until_ns + reactor->busy_ns / 10;
-	reactor->busy_until_ns = 0;
-	if (at_once && reactor->busy != &reactor->clients)
-		look_was_vain(reactor, reactor->busy);
-	else
-		look_paid(reactor->busy);
+	end_look(reactor, !at_once || reactor->busy == &reactor->clients);
 }
 
 /* ---- the loop ---- */
