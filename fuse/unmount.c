@@ -279,19 +279,29 @@ struct process_info {
 
 _Static_assert(sizeof(struct process_info) == 64, "the first version of struct pidfd_info");
 
+/* Twice: when it is reaped between two looks of the kernel the answer is ESRCH, for once. */
+static bool get_process_info(int pidfd, struct process_info *ret_info)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		*ret_info = (struct process_info){.mask = PROCESS_INFO_EXIT};
+		if (ioctl(pidfd, PROCESS_GET_INFO, ret_info) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Did the ended server say that it could not write everything back? */
 static bool ended_with_loss(int pidfd)
 {
-	struct process_info info = {.mask = PROCESS_INFO_EXIT};
 	struct pollfd fds = {.fd = pidfd};
+	struct process_info info;
 
-	if (ioctl(pidfd, PROCESS_GET_INFO, &info) < 0)
+	if (!get_process_info(pidfd, &info))
 		return false;
 	if (!(info.mask & PROCESS_INFO_EXIT)) {
 		/* Still a zombie: poll() tells of its end with POLLHUP. */
 		poll(&fds, 1, REAPED_MS);
-		info = (struct process_info){.mask = PROCESS_INFO_EXIT};
-		if (ioctl(pidfd, PROCESS_GET_INFO, &info) < 0)
+		if (!get_process_info(pidfd, &info))
 			return false;
 	}
 	return (info.mask & PROCESS_INFO_EXIT) && WIFEXITED(info.wait_status) &&
