@@ -212,6 +212,11 @@ void image_get_stats(const struct image *image, struct image_stats *ret_stats)
 	*ret_stats = image->stats;
 	ret_stats->l2_hits = image->l2_cache.hits;
 	ret_stats->l2_misses = image->l2_cache.misses;
+	for (const struct image *layer = image; layer; layer = layer->backing) {
+		ret_stats->nb_reads_beside += layer->data_file->nb_reads_beside;
+		ret_stats->read_bytes += layer->data_file->read_beside_bytes;
+	}
+	ret_stats->nb_reads += ret_stats->nb_reads_beside;
 	ret_stats->metadata_bytes =
 		(uint64_t)image->l2_cache.nb_slices * image->l2_cache.slice_bytes;
 	if (image->writer) {

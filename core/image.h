@@ -5,8 +5,8 @@
  *
  * Thread model: everything marked coroutine_fn runs in a coroutine of the reactor
  * that the image's files were opened for. Plain functions that read constant facts
- * (image_info()) may be called from any thread after image_open() returned; the
- * others belong to the reactor's thread.
+ * (image_info()) may be called from any thread after image_open() returned, and so may
+ * what is marked [any thread]; the others belong to the reactor's thread.
  */
 #ifndef QCOW2FS_CORE_IMAGE_H
 #define QCOW2FS_CORE_IMAGE_H
@@ -122,6 +122,20 @@ int coroutine_fn image_read_then(struct image *image, uint64_t guest_off, void *
 				 size_t len_bytes, struct read_pieces *pieces,
 				 struct io_sequel *sequel);
 
+/*
+ * Prepares for image_read_beside(): reads remember where they find clusters, once somebody has
+ * called it. False: none of the files answers at once, or there is no memory for it. Nobody else
+ * may have the image open for writing (force_share). [before the first read]
+ */
+bool image_publish(struct image *image);
+/*
+ * The same as image_read(), beside the reactor and without waiting, where an earlier read has found
+ * the cluster and its host file answers at once. False: so it is not, or the mapping has just
+ * changed; buf is undefined then, and image_read() knows. The image stays open meanwhile, and the
+ * range lay inside the disk when its size was looked at. [any thread]
+ */
+bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes);
+
 enum map_kind {
 	MAP_HOLE,       /* no layer has it: reads as zeros */
 	MAP_ZERO,       /* a zero cluster */
@@ -183,6 +197,7 @@ void image_get_snapshot(const struct image *image, unsigned index, struct image_
 /* ---- observing ---- */
 struct image_stats {
 	uint64_t nb_reads, nb_writes, nb_flushes, nb_discards;
+	uint64_t nb_reads_beside; /* among the reads */
 	uint64_t read_bytes, written_bytes;
 	uint64_t l2_hits, l2_misses, refcount_hits, refcount_misses;
 	uint64_t nb_inflated, nb_inflate_hits;

@@ -16,6 +16,7 @@
 #include "core/compress.h"
 #include "core/header.h"
 #include "core/image.h"
+#include "core/published.h"
 #include "core/read_ahead.h"
 #include "core/snapshot.h"
 
@@ -40,6 +41,7 @@ struct image {
 	bool probed; /* nobody recorded its format: it may refer to no further file */
 
 	struct header header;
+	struct published published; /* of the chain's top */
 	unsigned cluster_bits;
 	unsigned l2_bits;        /* log2 of entries per L2 table */
 	unsigned l2_entry_bytes; /* 8, or 16 with extended L2 */

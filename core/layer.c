@@ -223,6 +223,7 @@ void layer_free(struct image *layer)
 		snapshot_list_finish(&layer->snapshots);
 		header_finish(&layer->header);
 	}
+	published_finish(&layer->published);
 	if (has_data_file(layer))
 		file_close(layer->data_file);
 	file_close(layer->file);

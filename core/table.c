@@ -110,6 +110,7 @@ int coroutine_fn table_open_window(struct writer *writer, uint64_t l2_off, uint6
 	if (ret)
 		return ret;
 	ret_window->first = ret_window->slice->data + (entry_off - slice_off);
+	ret_window->first_cluster = guest_off >> image->cluster_bits;
 	ret_window->nb = min_u64(left, nb_max);
 	return 0;
 }
@@ -133,6 +134,7 @@ void table_set_entry(struct writer *writer, struct l2_window *window, unsigned i
 {
 	uint8_t *p = window->first + (size_t)index * writer->image->l2_entry_bytes;
 
+	published_take_back(writer->image, window->first_cluster + index, 1); /* P2 */
 	be64_put(p, entry.entry);
 	if (writer->image->info.extended_l2)
 		be64_put(p + 8, entry.bitmap);

@@ -23,6 +23,7 @@ struct l2_entry {
 struct l2_window {
 	struct slice *slice;
 	uint8_t *first;
+	uint64_t first_cluster; /* the guest's */
 	unsigned nb;
 };
 /*

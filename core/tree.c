@@ -382,6 +382,7 @@ int coroutine_fn tree_replace_active(struct writer *writer, uint64_t l1_off, uin
 	ret = flush_switch_header(writer, &change); /* I2 */
 	if (ret)
 		return ret;
+	published_take_back(image, 0, UINT64_MAX); /* P2 */
 	image->l1_table_offset = l1_off;
 	image->l1_size = l1_size;
 	image->virtual_size = image->info.virtual_size = size_bytes;

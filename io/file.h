@@ -10,8 +10,8 @@
  * yield zeros. EINTR, EAGAIN and short transfers are repeated here and never
  * reach the caller.
  *
- * Thread model: everything but file_open*() and file_close() belongs to the
- * coroutines of the reactor that the file was opened for.
+ * Thread model: everything but file_open*(), file_close(), and what is marked [any thread]
+ * belongs to the coroutines of the reactor that the file was opened for.
  */
 #ifndef QCOW2FS_IO_FILE_H
 #define QCOW2FS_IO_FILE_H
@@ -20,6 +20,7 @@
 #include "io/engine.h"
 #include "io/error.h"
 
+#include <stdatomic.h>
 #include <sys/types.h>
 
 /* How requests reach the kernel; chosen at open. */
@@ -61,7 +62,8 @@ struct file {
 	mode_t mode;
 	const struct file *named_by; /* in which this one's name stands, or NULL; the opener's */
 	struct file_stats stats;
-	struct range_lock blocks; /* writes in flight */
+	struct range_lock blocks;                            /* writes in flight */
+	_Atomic uint64_t nb_reads_beside, read_beside_bytes; /* not among the stats */
 };
 
 enum file_lock {
@@ -171,6 +173,18 @@ int coroutine_fn file_io_finish(struct file_io *io);
  */
 int coroutine_fn file_map(struct file *file, uint64_t host_off, uint64_t max_bytes,
 			  bool *ret_is_data, uint64_t *ret_len_bytes);
+
+/* ---- beside the reactor ---- */
+
+/* Can reads of this file be answered at once, as far as they are from memory? */
+bool file_reads_beside(const struct file *file);
+/*
+ * Reads all of the bytes at once, by a system call of this thread's own that waits for no device,
+ * and tells whether it has. The file stays open meanwhile. [any thread]
+ */
+bool file_read_beside(const struct file *file, uint64_t host_off, void *buf, size_t len_bytes);
+/* What was read counts. [any thread] */
+void file_count_beside(struct file *file, size_t len_bytes);
 
 /* Current allocation of the host file in 512-byte units, for st_blocks. [any thread] */
 uint64_t file_host_sectors(const struct file *file);

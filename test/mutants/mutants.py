@@ -482,3 +482,94 @@ mutant("corrupt-not-marked", "a contradiction does not set the corrupt bit",
 mutant("begin-no-mutex", "two first writes prepare the image at once",
        [("core/writer.c", "\tco_mutex_lock(&writer->begin_mutex);\n", ""),
         ("core/writer.c", "\tco_mutex_unlock(&writer->begin_mutex);\n", "")], FEATURES)
+
+# ---- reads beside the reactor ----
+
+PUB = "core/published.c"
+PUBLISHED = ["test/unit/test_published"]
+MODEL = ["test/unit/test_published_model"]
+ODD = "\tatomic_store_explicit(&slot->version, version + 1, memory_order_relaxed);\n"
+RELEASE = "\tatomic_thread_fence(memory_order_release);\n"
+ACQUIRE = "\tatomic_thread_fence(memory_order_acquire);\n"
+CHECK_PLACE = ("\tif (atomic_load_explicit(&slot->version, memory_order_relaxed) != version)\n"
+               "\t\treturn false;\n")
+CHECK_READ = ("\tif (atomic_load_explicit(&slot->version, memory_order_relaxed) != version) /* P4 */\n"
+              "\t\treturn false;\n")
+
+mutant("published-no-release-fence", "a change of a slot is seen before its odd version",
+       [(PUB, RELEASE, "")], MODEL)
+mutant("published-odd-after-fence", "a change of a slot is ordered before its odd version",
+       [(PUB, ODD + RELEASE, RELEASE + ODD)], MODEL)
+mutant("published-never-odd", "a slot has an even version while it changes",
+       [(PUB, ODD, "")], MODEL)
+mutant("published-version-returns", "a slot that has changed has its old version",
+       [(PUB, "version + 2, memory_order_release", "version, memory_order_release")], MODEL)
+mutant("published-version-before-place", "a version is seen before the place that it stands for",
+       [(PUB, "version + 2, memory_order_release", "version + 2, memory_order_relaxed")], MODEL)
+mutant("published-place-before-version", "a place is copied that is older than the version",
+       [(PUB, "atomic_load_explicit(&slot->version, memory_order_acquire)",
+         "atomic_load_explicit(&slot->version, memory_order_relaxed)")], MODEL)
+mutant("published-odd-is-copied", "a place is copied while it changes",
+       [(PUB, "\tif (version & 1 ||\n\t    atomic", "\tif (atomic")], MODEL)
+mutant("published-of-another", "the place of whichever cluster is in the slot is read",
+       [(PUB, "\tif (version & 1 ||\n\t    atomic_load_explicit(&slot->cluster, memory_order_relaxed)"
+         " != cluster + 1)\n", "\tif (version & 1)\n")], PUBLISHED + MODEL)
+mutant("published-place-unchecked", "halves of two places are read",
+       [(PUB, CHECK_PLACE, "")], MODEL)
+mutant("published-place-checked-early", "the version is checked before the place is copied",
+       [(PUB, ACQUIRE + CHECK_PLACE, CHECK_PLACE)], MODEL)
+mutant("published-read-unchecked", "what was read counts although its place was taken back",
+       [(PUB, CHECK_READ, "")], MODEL)
+mutant("published-read-checked-early", "the version is checked before the file is read",
+       [(PUB, ACQUIRE + CHECK_READ, CHECK_READ)], MODEL)
+mutant("published-too-late", "a read publishes what it found before it changed",
+       [(PUB, "\t    published->nb_taken_back != since || /* P3 */\n", "")], PUBLISHED + MODEL)
+mutant("published-uncounted", "nothing tells a read that something has changed",
+       [(PUB, "\tpublished->nb_taken_back++;\n", "")], PUBLISHED + MODEL)
+mutant("published-not-taken-back", "a slot keeps the place of a cluster that has moved",
+       [(PUB, "\t\t\tset_slot(slot, 0, NULL, 0);\n", "\t\t\tcontinue;\n")], PUBLISHED + MODEL)
+mutant("published-taken-from-others", "a slot is emptied for a cluster that is not in it",
+       [(PUB, "\t\tif (cluster && cluster - 1 - first < nb)\n", "\t\tif (cluster)\n")], PUBLISHED)
+mutant("published-again", "each read of the reactor changes the slot",
+       [(PUB, "\tif (atomic_load_explicit(&slot->cluster, memory_order_relaxed) == cluster + 1 ||\n"
+         "\t    published", "\tif (published")], PUBLISHED)
+mutant("published-zeros", "the place of a zero cluster is published",
+       [(PUB, "\tif (!published->wanted || extent->kind != EXTENT_DATA)\n",
+         "\tif (!published->wanted)\n"),
+        ("core/read.c", "\tif (is_zero(extent))\n\t\treturn;\n",
+         "\tif (is_zero(extent)) {\n"
+         "\t\tif (plan->image && extent->has_host_off)\n"
+         "\t\t\tpublished_note(plan->image, extent, plan->since);\n"
+         "\t\treturn;\n\t}\n")], PUBLISHED)
+mutant("published-unasked", "places are published that nobody asks for",
+       [(PUB, "\tif (!published->wanted || extent", "\tif (!published->slots || extent")], PUBLISHED)
+mutant("published-inside-forgotten", "a place is published as if the extent began the cluster",
+       [(PUB, "extent->layer->data_file, extent->host_off - inside);",
+         "extent->layer->data_file, extent->host_off);")], PUBLISHED)
+mutant("published-over-the-end", "more is read beside than the cluster has",
+       [(PUB, "\tif (!published->slots || len_bytes > cluster_size(image) - inside)\n",
+         "\tif (!published->slots)\n")], PUBLISHED)
+mutant("published-small-clusters", "a smaller cluster of a backing file tells the whole cluster's place",
+       [(PUB, "(layer->cluster_bits < image->cluster_bits || layer->info.extended_l2)",
+         "layer->info.extended_l2")], PUBLISHED)
+mutant("published-subclusters", "a subcluster tells the whole cluster's place",
+       [(PUB, "(layer->cluster_bits < image->cluster_bits || layer->info.extended_l2)",
+         "layer->cluster_bits < image->cluster_bits")], PUBLISHED)
+mutant("published-short-layers", "a layer that ends within a cluster tells all of its place",
+       [(PUB, "\t\tif (end > layer->virtual_size)\n\t\t\treturn false;\n", "")], PUBLISHED)
+mutant("published-by-top-alone", "the layers above the one that has the cluster are not looked at",
+       [(PUB, "\tfor (const struct image *layer = image;; layer = layer->backing) {\n",
+         "\tfor (const struct image *layer = extent->layer;;) {\n")], PUBLISHED)
+mutant("entry-not-taken-back", "an L2 entry changes while its cluster's place is published",
+       [("core/table.c", "\tpublished_take_back(writer->image, window->first_cluster + index, 1); /* P2 */\n", "")],
+       PUBLISHED)
+mutant("entry-takes-first-back", "a change of an L2 entry takes another cluster's place back",
+       [("core/table.c", "window->first_cluster + index, 1); /* P2 */", "window->first_cluster, 1); /* P2 */")],
+       PUBLISHED)
+mutant("tree-not-taken-back", "places of the old state stay published when a snapshot is applied",
+       [("core/tree.c", "\tpublished_take_back(image, 0, UINT64_MAX); /* P2 */\n", "")], PUBLISHED)
+mutant("beside-short-read", "a read beside that ends with the host file counts",
+       [("io/file_beside.c", "\treturn res == (ssize_t)len_bytes;\n", "\treturn res >= 0;\n")], PUBLISHED)
+mutant("beside-counts-all", "what was read in vain is among the reads",
+       [(PUB, CHECK_READ + "\tfile_count_beside(file, len_bytes);\n",
+         "\tfile_count_beside(file, len_bytes);\n" + CHECK_READ)], MODEL)

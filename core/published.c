@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * published: see published.h. A slot serves all clusters whose numbers end in its own: who comes
+ * later takes it.
+ */
+#include "core/published.h"
+
+#include "core/map.h"
+
+#include <stdlib.h>
+
+/* 2 MiB of slots, of which memory is taken as they are used. */
+#define SLOT_BITS_MAX 16u
+
+static struct published_slot *slot_of(const struct published *published, uint64_t cluster)
+{
+	return &published->slots[cluster & ((1ull << published->slot_bits) - 1)];
+}
+
+static bool any_reads_beside(const struct image *image)
+{
+	for (; image; image = image->backing)
+		if (file_reads_beside(image->data_file))
+			return true;
+	return false;
+}
+
+bool image_publish(struct image *image)
+{
+	struct published *published = &image->published;
+	uint64_t nb_clusters = div_up(image->virtual_size, cluster_size(image));
+
+	if (!any_reads_beside(image))
+		return false;
+	while (published->slot_bits < SLOT_BITS_MAX && nb_clusters >> published->slot_bits > 1)
+		published->slot_bits++;
+	published->slots = calloc(1ull << published->slot_bits, sizeof(*published->slots));
+	return published->slots;
+}
+
+void published_finish(struct published *published)
+{
+	free(published->slots);
+	published->slots = NULL;
+}
+
+/* ---- the reactor's side ---- */
+
+static void set_slot(struct published_slot *slot, uint64_t cluster, struct file *file,
+		     uint64_t host_off)
+{
+	uint64_t version = atomic_load_explicit(&slot->version, memory_order_relaxed);
+
+	/* P1: whoever sees anything that comes after the fence, in the slot or in a file, will
+	 * also see that the version is another one. */
+	atomic_store_explicit(&slot->version, version + 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	atomic_store_explicit(&slot->cluster, cluster, memory_order_relaxed);
+	atomic_store_explicit(&slot->file, file, memory_order_relaxed);
+	atomic_store_explicit(&slot->host_off, host_off, memory_order_relaxed);
+	atomic_store_explicit(&slot->version, version + 2, memory_order_release);
+}
+
+/*
+ * Whether an extent tells where the whole cluster of the disk is. Tables of smaller clusters, and
+ * bitmaps of subclusters, may say something else of its other parts.
+ */
+static bool tells_cluster(const struct image *image, const struct extent *extent)
+{
+	uint64_t end = round_down(extent->guest_off, cluster_size(image)) + cluster_size(image);
+
+	for (const struct image *layer = image;; layer = layer->backing) {
+		if (!layer->raw &&
+		    (layer->cluster_bits < image->cluster_bits || layer->info.extended_l2))
+			return false;
+		if (end > layer->virtual_size)
+			return false;
+		if (layer == extent->layer)
+			return true;
+	}
+}
+
+void published_note(struct image *image, const struct extent *extent, uint64_t since)
+{
+	const struct published *published = &image->published;
+	uint64_t cluster = extent->guest_off >> image->cluster_bits;
+	uint64_t inside = extent->guest_off & (cluster_size(image) - 1);
+	struct published_slot *slot;
+
+	if (!published->wanted || extent->kind != EXTENT_DATA)
+		return;
+	slot = slot_of(published, cluster);
+	if (atomic_load_explicit(&slot->cluster, memory_order_relaxed) == cluster + 1 ||
+	    published->nb_taken_back != since || /* P3 */
+	    !file_reads_beside(extent->layer->data_file) || !tells_cluster(image, extent))
+		return;
+	set_slot(slot, cluster + 1, extent->layer->data_file, extent->host_off - inside);
+}
+
+void published_take_back(struct image *image, uint64_t first, uint64_t nb)
+{
+	struct published *published = &image->published;
+	uint64_t nb_slots = 1ull << published->slot_bits;
+
+	published->nb_taken_back++;
+	if (!published->slots)
+		return;
+	for (uint64_t i = 0; i < nb && i < nb_slots; i++) {
+		struct published_slot *slot = slot_of(published, first + i);
+		uint64_t cluster = atomic_load_explicit(&slot->cluster, memory_order_relaxed);
+
+		if (cluster && cluster - 1 - first < nb)
+			set_slot(slot, 0, NULL, 0);
+	}
+}
+
+/* ---- the side of who reads beside it ---- */
+
+bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes)
+{
+	struct published *published = &image->published;
+	uint64_t cluster = guest_off >> image->cluster_bits;
+	uint64_t inside = guest_off & (cluster_size(image) - 1);
+	const struct published_slot *slot;
+	uint64_t version, host_off;
+	struct file *file;
+
+	if (!published->slots || len_bytes > cluster_size(image) - inside)
+		return false;
+	if (!published->wanted)
+		published->wanted = true;
+	slot = slot_of(published, cluster);
+	version = atomic_load_explicit(&slot->version, memory_order_acquire);
+	if (version & 1 ||
+	    atomic_load_explicit(&slot->cluster, memory_order_relaxed) != cluster + 1)
+		return false;
+	file = atomic_load_explicit(&slot->file, memory_order_relaxed);
+	host_off = atomic_load_explicit(&slot->host_off, memory_order_relaxed);
+	/* What was copied while the slot changed is no place, nor a file perhaps. */
+	atomic_thread_fence(memory_order_acquire);
+	if (atomic_load_explicit(&slot->version, memory_order_relaxed) != version)
+		return false;
+	if (!file_read_beside(file, host_off + inside, buf, len_bytes))
+		return false;
+	atomic_thread_fence(memory_order_acquire);
+	if (atomic_load_explicit(&slot->version, memory_order_relaxed) != version) /* P4 */
+		return false;
+	file_count_beside(file, len_bytes);
+	return true;
+}
