@@ -468,7 +468,7 @@ static void handle_read(struct request *request)
 		request->node->cache_was_read = true;
 	if (request->len_bytes == 0 || request->len_bytes > BUF_MAX_BYTES)
 		request_reply_error(request, request->len_bytes ? -EINVAL : 0);
-	else
+	else if (!ops_read_beside(request))
 		request_run(request, ops_run_read);
 }
 

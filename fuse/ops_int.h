@@ -106,6 +106,12 @@ void quiet_stop(struct ops *ops);
 void handle_getxattr(struct request *request);
 void handle_listxattr(struct request *request);
 
+/*
+ * Reads and answers on a thread that is not the reactor, where that needs nobody else. False: it
+ * does, and nothing has happened.
+ */
+bool ops_read_beside(struct request *request);
+
 /* The coroutines, one for each operation; they end with the reply. */
 void coroutine_fn ops_run_read(void *arg);
 void coroutine_fn ops_run_write(void *arg);

@@ -233,6 +233,33 @@ void coroutine_fn ops_run_read(void *arg)
 		end_read(ops, node, len_bytes);
 }
 
+/* The views of snapshots are opened and closed while requests are under way. */
+static bool may_read_beside(const struct request *request)
+{
+	const struct node *node = request->node;
+	uint64_t end, size_bytes = node->size_bytes;
+
+	return !reactor_is_current(request->ops->params.reactor) && !node->disk->view &&
+	       request->len_bytes <= request->transport->reply_inline_bytes &&
+	       !__builtin_add_overflow(request->offset, request->len_bytes, &end) &&
+	       end <= size_bytes;
+}
+
+bool ops_read_beside(struct request *request)
+{
+	const struct node *node = request->node;
+
+	if (!may_read_beside(request) || request_alloc(request, request->len_bytes) < 0)
+		return false;
+	if (!image_read_beside(node->disk->image, node->start_bytes + request->offset, request->buf,
+			       request->len_bytes)) {
+		request_free(request);
+		return false;
+	}
+	request_reply_buf(request, request->buf, request->len_bytes);
+	return true;
+}
+
 /* ---- write ---- */
 
 /*

@@ -71,9 +71,9 @@ static void print_file_stats(const struct file *file, FILE *out)
 		", \"read_bytes\": %" PRIu64 ", \"writes\": %" PRIu64
 		", \"written_bytes\": %" PRIu64 ", \"flushes\": %" PRIu64 ", \"bounced\": %" PRIu64
 		", \"fallbacks\": %" PRIu64 ", \"errors\": %" PRIu64 "}",
-		paths[file->path], file->align, stats->nb_reads, stats->read_bytes,
-		stats->nb_writes, stats->written_bytes, stats->nb_flushes, stats->nb_bounced,
-		stats->nb_fallbacks, stats->nb_errors);
+		paths[file->path], file->align, stats->nb_reads + file->nb_reads_beside,
+		stats->read_bytes + file->read_beside_bytes, stats->nb_writes, stats->written_bytes,
+		stats->nb_flushes, stats->nb_bounced, stats->nb_fallbacks, stats->nb_errors);
 }
 
 static void print_image_stats(const struct image *image, FILE *out)
@@ -82,16 +82,16 @@ static void print_image_stats(const struct image *image, FILE *out)
 
 	image_get_stats(image, &stats);
 	fprintf(out,
-		"\"reads\": %" PRIu64 ", \"read_bytes\": %" PRIu64 ", \"writes\": %" PRIu64
-		", \"written_bytes\": %" PRIu64 ", \"flushes\": %" PRIu64 ", \"discards\": %" PRIu64
-		", \"l2_hits\": %" PRIu64 ", \"l2_misses\": %" PRIu64
+		"\"reads\": %" PRIu64 ", \"reads_beside\": %" PRIu64 ", \"read_bytes\": %" PRIu64
+		", \"writes\": %" PRIu64 ", \"written_bytes\": %" PRIu64 ", \"flushes\": %" PRIu64
+		", \"discards\": %" PRIu64 ", \"l2_hits\": %" PRIu64 ", \"l2_misses\": %" PRIu64
 		", \"refcount_hits\": %" PRIu64 ", \"refcount_misses\": %" PRIu64
 		", \"inflated\": %" PRIu64 ", \"inflate_hits\": %" PRIu64
 		", \"allocated_clusters\": %" PRIu64 ", \"freed_clusters\": %" PRIu64
 		", \"metadata_bytes\": %" PRIu64 ", ",
-		stats.nb_reads, stats.read_bytes, stats.nb_writes, stats.written_bytes,
-		stats.nb_flushes, stats.nb_discards, stats.l2_hits, stats.l2_misses,
-		stats.refcount_hits, stats.refcount_misses, stats.nb_inflated,
+		stats.nb_reads, stats.nb_reads_beside, stats.read_bytes, stats.nb_writes,
+		stats.written_bytes, stats.nb_flushes, stats.nb_discards, stats.l2_hits,
+		stats.l2_misses, stats.refcount_hits, stats.refcount_misses, stats.nb_inflated,
 		stats.nb_inflate_hits, stats.nb_allocated_clusters, stats.nb_freed_clusters,
 		stats.metadata_bytes);
 }

@@ -229,8 +229,13 @@ static enum exit_status create_server(struct session *session)
 		.allow_root = options->allow_root,
 	};
 	char *words = mount_words(options, session_any_writable(session));
+	unsigned nb_cpus = count_cpus();
 	int res = words ? ops_create(&ops_params, &session->ops) : -ENOMEM;
 
+	/* One CPU is the reactor's. */
+	if (session->reads_beside)
+		params.nb_helpers =
+			nb_cpus - 1 < params.nb_threads ? nb_cpus - 1 : params.nb_threads;
 	if (res == 0)
 		res = create_ring(session);
 	if (res == 0)

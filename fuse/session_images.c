@@ -82,6 +82,9 @@ static enum exit_status coroutine_fn open_image(struct session *session, const c
 		log_warning("%s: was marked dirty by a writer that did not end well; its refcounts "
 			    "have been rebuilt",
 			    path);
+	/* What another writer changes is learnt late, and is to be learnt everywhere at once. */
+	if (!session->options->force_share && image_publish(*ret_image))
+		session->reads_beside = true;
 	return EXIT_OK;
 }
 

@@ -23,6 +23,7 @@ struct session {
 	char *backing_file, *data_file;     /* of image_options, absolute */
 	struct image **images;
 	unsigned nb_images;
+	bool reads_beside; /* of one of them reads may be answered beside the reactor */
 	struct tree tree;
 	struct ops *ops;
 	struct transport_dev *transport;

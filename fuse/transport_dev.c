@@ -5,8 +5,12 @@
  * Who reads: the reactor, as long as messages are small, so that a request is answered
  * by the thread that read it, without a hand-off. A large write would hold up everybody
  * else while it is copied: at the first one the reactor leaves reading to the threads, and
- * gets it back after QUICK_STREAK small messages in succession. One thread reads at a time; when it
- * got a large write, another one reads while this one is busy.
+ * gets it back after QUICK_STREAK small messages in succession. One thread has the turn to read;
+ * when it got a large write, another one reads while this one is busy.
+ *
+ * Who finds a crowd of messages waiting calls a helper: one of the threads, which reads beside the
+ * reactor, or beside the thread whose turn it is, until there is nothing more. What it cannot do
+ * alone (ops_read_beside()) it hands over.
  *
  * Receive buffers: a message is read to an address 80 bytes (the headers of a WRITE)
  * below a page boundary. Small payloads are copied into a buffer of their size; a
@@ -59,6 +63,8 @@
 /* So many messages the reactor takes before it runs what they ask for. */
 #define TAKE_MAX 16u
 #define QUICK_STREAK 16u
+/* So many waiting at once are more than one thread is to answer. */
+#define CROWD 10u
 
 #define MAX_BACKGROUND 128u
 /* Linux 3.15. */
@@ -95,6 +101,8 @@ struct transport_dev {
 	bool reading;    /* one of them does */
 	unsigned nb_quick;
 	bool ended;
+	unsigned nb_called;          /* helpers that have not come yet */
+	_Atomic unsigned nb_helpers; /* they and those who are at it; changes under turn_mutex */
 
 	pthread_mutex_t pool_mutex;
 	pthread_cond_t pool_filled;
@@ -397,6 +405,20 @@ static void leave_to_threads(struct transport_dev *dev)
 	pthread_mutex_unlock(&dev->turn_mutex);
 }
 
+/* One more, if one can be of use. */
+static void call_helper(struct transport_dev *dev)
+{
+	if (dev->nb_helpers >= dev->params.nb_helpers)
+		return;
+	pthread_mutex_lock(&dev->turn_mutex);
+	if (dev->nb_helpers < dev->params.nb_helpers) {
+		dev->nb_helpers++;
+		dev->nb_called++;
+		pthread_cond_signal(&dev->turn_changed);
+	}
+	pthread_mutex_unlock(&dev->turn_mutex);
+}
+
 /* The source's take(). */
 static unsigned take(struct reactor_source *source)
 {
@@ -415,6 +437,8 @@ static unsigned take(struct reactor_source *source)
 			end_turns(dev);
 			break;
 		}
+		if (nb_taken + 1 == CROWD)
+			call_helper(dev);
 		large = is_large(dev->source_buf);
 		serve(dev, &dev->source_buf, (size_t)res);
 		if (large || !dev->source_buf) {
@@ -448,18 +472,25 @@ static void return_turn(struct transport_dev *dev, struct receive_buf **buf)
 	reactor_post(dev->params.reactor, &dev->return_task);
 }
 
-/* Before a thread reads; false at the end. */
-static bool take_turn(struct transport_dev *dev)
+enum turn { TURN_END, TURN_READER, TURN_HELPER };
+
+/* What a thread is to do next. */
+static enum turn take_turn(struct transport_dev *dev)
 {
-	bool ended;
+	enum turn turn = TURN_END;
 
 	pthread_mutex_lock(&dev->turn_mutex);
-	while (!dev->ended && (!dev->by_threads || dev->reading))
+	while (!dev->ended && (!dev->by_threads || dev->reading) && !dev->nb_called)
 		pthread_cond_wait(&dev->turn_changed, &dev->turn_mutex);
-	dev->reading = true;
-	ended = dev->ended;
+	if (!dev->ended && dev->by_threads && !dev->reading) {
+		turn = TURN_READER;
+		dev->reading = true;
+	} else if (!dev->ended) {
+		turn = TURN_HELPER;
+		dev->nb_called--;
+	}
 	pthread_mutex_unlock(&dev->turn_mutex);
-	return !ended;
+	return turn;
 }
 
 /*
@@ -505,31 +536,56 @@ static void count_ended(struct transport_dev *dev, unsigned nb_threads)
 		log_error("cannot tell the end: %s", strerror(errno));
 }
 
+/* Reads one message in its turn. False at the end of all messages. */
+static bool read_in_turn(struct transport_dev *dev, struct receive_buf **buf)
+{
+	ssize_t res = receive_message(dev, *buf);
+	bool by_reactor;
+
+	if (res < 0)
+		return false;
+	by_reactor = leave_turn(dev, is_large(*buf));
+	serve(dev, buf, (size_t)res);
+	if (by_reactor)
+		return_turn(dev, buf);
+	return true;
+}
+
+/* Reads beside whose turn it is, as long as there is something. False at the end of all messages.
+ */
+static bool help(struct transport_dev *dev, struct receive_buf **buf)
+{
+	unsigned nb_taken = 0;
+	ssize_t res;
+
+	while ((res = read_message(dev, *buf)) >= 0) {
+		if (++nb_taken % CROWD == 0)
+			call_helper(dev);
+		serve(dev, buf, (size_t)res);
+		if (!*buf)
+			*buf = pool_get(dev);
+	}
+	pthread_mutex_lock(&dev->turn_mutex);
+	dev->nb_helpers--;
+	pthread_mutex_unlock(&dev->turn_mutex);
+	return res == -EAGAIN;
+}
+
 static void *receive(void *arg)
 {
 	struct transport_dev *dev = arg;
-	struct receive_buf *buf = NULL;
+	enum turn turn;
+	bool more = true;
 
-	while (take_turn(dev)) {
-		bool by_reactor;
-		ssize_t res;
+	while (more && (turn = take_turn(dev)) != TURN_END) {
+		struct receive_buf *buf = pool_get(dev);
 
-		buf = pool_get(dev);
-		res = receive_message(dev, buf);
-		if (res < 0)
-			break;
-		by_reactor = leave_turn(dev, is_large(buf));
-		serve(dev, &buf, (size_t)res);
-		if (by_reactor)
-			return_turn(dev, &buf);
+		more = turn == TURN_HELPER ? help(dev, &buf) : read_in_turn(dev, &buf);
 		/* Who waits for the turn needs none, and the next reader takes a warm one. */
 		if (buf)
 			pool_put(dev, buf);
-		buf = NULL;
 	}
 	end_turns(dev);
-	if (buf)
-		pool_put(dev, buf);
 	count_ended(dev, 1);
 	return NULL;
 }
