@@ -551,8 +551,7 @@ static bool read_in_turn(struct transport_dev *dev, struct receive_buf **buf)
 	return true;
 }
 
-/* Reads beside whose turn it is, as long as there is something. False at the end of all messages.
- */
+/* Reads beside whose turn it is, while there is something. False at the end of all messages. */
 static bool help(struct transport_dev *dev, struct receive_buf **buf)
 {
 	unsigned nb_taken = 0;
