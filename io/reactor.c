@@ -12,10 +12,10 @@
  *       `sleeping`. All are sequentially consistent: at least one sees the other.
  *   R4  One thread at a time runs the loop: `running`, under `lock`.
  *   R5  Without work the loop waits in the engine until a completion, the next timer, a post, or
- *       something to take from the source. Before that it may look around for busy_ns, as long
- *       as that pays: each attempt in vain makes the number of sleeps before the next one four
- *       times as large, each success halves it. What comes within a tenth of busy_ns is none where
- *       there is I/O.
+ *       something to take from the source. Before that it may look around for busy_ns, where it
+ *       waits for clients alone and as long as that pays: attempts in vain make the number of
+ *       sleeps before the next ones four times as large, each success halves it. Who waits for a
+ *       disk or a worker sleeps: looking brings nothing sooner, and takes a CPU.
  *
  * One round: clock, inbox, timers, source, ready coroutines, engine. Coroutines that
  * become ready while others run belong to the same round, so one system call
@@ -42,14 +42,12 @@
 /* So many sleeps, at most, lie between two attempts at looking around. */
 #define BUSY_SKIP_MAX 127
 /*
- * Waiting for clients alone it looks in vain so often before it gives up: theirs and our CPU have
- * gone to sleep in turns, and it takes some quick answers until none does.
+ * It looks in vain so often before it gives up: the clients' and our CPU have gone to sleep in
+ * turns, and it takes some quick answers until none does.
  */
-#define CLIENTS_PATIENCE 4
+#define BUSY_PATIENCE 4
 /* So many looks that pay make up for one in vain. */
-#define CLIENTS_PRICE 3
-/* Told apart by how many coroutines are alive: to wait for a client is not to wait for a disk. */
-#define NB_SITUATIONS 8
+#define BUSY_PRICE 3
 
 /* Sanitizers and unoptimised builds need several times the stack. */
 #if defined(WITH_ASAN) || defined(WITH_TSAN) || !defined(__OPTIMIZE__)
@@ -57,13 +55,6 @@
 #else
 #define STACK_BYTES CO_STACK_BYTES
 #endif
-
-/* What looking around has brought. */
-struct experience {
-	unsigned skip;    /* sleeps from one attempt to the next */
-	unsigned skipped; /* since the last one */
-	unsigned debt;    /* looks that must pay to make up for those in vain of this attempt */
-};
 
 struct task_list {
 	struct task *head, *tail;
@@ -87,12 +78,12 @@ struct reactor {
 	bool source_empty; /* when it was last asked; `watch` tells of more */
 	bool watching;
 	struct engine_watch watch;
-	uint64_t busy_ns;        /* 0: sleep at once */
-	uint64_t busy_until_ns;  /* 0: not looking around */
-	struct experience *busy; /* of this situation */
-	struct experience experiences[NB_SITUATIONS];
-	struct experience clients; /* nobody is alive, and nobody had to wait for I/O */
-	bool waited_for_io;
+	uint64_t busy_ns;       /* 0: sleep at once */
+	uint64_t busy_until_ns; /* 0: not looking around */
+	unsigned busy_skip;     /* sleeps from one attempt at it to the next */
+	unsigned busy_skipped;  /* since the last one */
+	unsigned busy_debt;     /* looks that must pay to make up for those in vain */
+	bool waited_for_io;     /* by the last sleep */
 	reactor_chooser *choose;
 	void *choose_ctx;
 
@@ -387,53 +378,44 @@ static uint64_t read_clock(const struct reactor *reactor)
 	return reactor->engine->ops->now_ns(reactor->engine);
 }
 
-static struct experience *find_experience(struct reactor *reactor)
-{
-	size_t nb_alive = co_pool_alive(reactor->pool);
-	bool after_io = reactor->waited_for_io;
-
-	reactor->waited_for_io = nb_alive > 0;
-	if (nb_alive == 0 && !after_io)
-		return &reactor->clients;
-	return &reactor->experiences[nb_alive < NB_SITUATIONS ? nb_alive : NB_SITUATIONS - 1];
-}
-
-static void look_less(struct experience *busy)
-{
-	busy->skip = busy->skip < BUSY_SKIP_MAX / 4 ? 4 * busy->skip + 3 : BUSY_SKIP_MAX;
-	busy->skipped = busy->debt = 0;
-}
-
 static void end_look(struct reactor *reactor, bool paid)
 {
-	struct experience *busy = reactor->busy;
-
 	reactor->busy_until_ns = 0;
-	if (!paid) {
-		busy->debt += CLIENTS_PRICE;
-		if (busy != &reactor->clients || busy->debt >= CLIENTS_PATIENCE * CLIENTS_PRICE)
-			look_less(busy);
-	} else if (busy->debt > 0) {
-		busy->debt--;
-	} else {
-		busy->skip /= 2;
-	}
+	if (paid && reactor->busy_debt > 0)
+		reactor->busy_debt--;
+	else if (paid)
+		reactor->busy_skip /= 2;
+	else
+		reactor->busy_debt += BUSY_PRICE;
+	if (reactor->busy_debt < BUSY_PATIENCE * BUSY_PRICE)
+		return;
+	reactor->busy_skip =
+		reactor->busy_skip < BUSY_SKIP_MAX / 4 ? 4 * reactor->busy_skip + 3 : BUSY_SKIP_MAX;
+	reactor->busy_skipped = reactor->busy_debt = 0;
+}
+
+/* Before a sleep: is it one that looking around may save? */
+static bool may_look(struct reactor *reactor)
+{
+	bool after_io = reactor->waited_for_io;
+
+	reactor->waited_for_io = co_pool_alive(reactor->pool) > 0;
+	if (after_io || reactor->waited_for_io)
+		return false;
+	if (reactor->busy_debt > 0 || reactor->busy_skipped >= reactor->busy_skip)
+		return true;
+	reactor->busy_skipped++;
+	return false;
 }
 
 /* Nothing is to be done: whether to look once more. */
 static bool look_around(struct reactor *reactor)
 {
-	struct experience *busy;
-
 	if (!reactor->busy_ns)
 		return false;
 	if (!reactor->busy_until_ns) {
-		busy = find_experience(reactor);
-		if (busy->debt == 0 && busy->skipped < busy->skip) {
-			busy->skipped++;
+		if (!may_look(reactor))
 			return false;
-		}
-		reactor->busy = busy;
 		reactor->busy_until_ns = read_clock(reactor) + reactor->busy_ns;
 		return true;
 	}
@@ -443,19 +425,11 @@ static bool look_around(struct reactor *reactor)
 	return false;
 }
 
-/*
- * Something is to be done: it has paid, if it was tried. Not if it came at once where there is I/O:
- * while the loop falls asleep and wakes up, more of it ends.
- */
+/* Something is to be done: it has paid, if it was tried. */
 static void look_no_more(struct reactor *reactor)
 {
-	bool at_once;
-
-	if (!reactor->busy_until_ns)
-		return;
-	at_once =
-		reactor->now_ns + reactor->busy_ns < reactor->busy_until_ns + reactor->busy_ns / 10;
-	end_look(reactor, !at_once || reactor->busy == &reactor->clients);
+	if (reactor->busy_until_ns)
+		end_look(reactor, true);
 }
 
 /* ---- the loop ---- */

@@ -38,9 +38,9 @@ struct reactor_params {
 	unsigned nb_coroutines; /* 0: 256; background work has a few more */
 	unsigned nb_workers;    /* CPU worker threads; 0: run CPU work inline */
 	/*
-	 * Without work the loop looks around for so long before it sleeps, as long as that pays. To
-	 * be woken costs both sides more than that where an idle CPU must be woken, too. 0: it
-	 * sleeps at once, which is right where its clients have no other CPU to run on.
+	 * Before the loop sleeps until a client comes, it looks around for so long, as long as that
+	 * pays. To be woken costs both sides more than that where an idle CPU must be woken, too.
+	 * 0: it sleeps at once, which is right where its clients have no other CPU to run on.
 	 */
 	uint64_t busy_ns;
 };
