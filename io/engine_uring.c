@@ -86,18 +86,33 @@ static void job_done(struct worker_job *job)
 	io_mail_post(&((struct engine_uring *)req->priv)->mail, req);
 }
 
+static struct worker_job *make_job(struct engine_uring *uring, struct io_req *req)
+{
+	req->priv = uring;
+	req->job = (struct worker_job){.fn = job_execute, .arg = req, .done = job_done};
+	return &req->job;
+}
+
 /* Large copies to and from memory, and what the ring cannot do, are a worker's. */
 static void execute_elsewhere(struct engine_uring *uring, struct io_req *req)
 {
 	struct worker_pool *pool = reactor_workers(uring->reactor);
 
-	if (!pool) {
+	if (pool)
+		worker_submit(pool, make_job(uring, req));
+	else
 		io_complete(req, io_call(req));
-		return;
-	}
-	req->priv = uring;
-	req->job = (struct worker_job){.fn = job_execute, .arg = req, .done = job_done};
-	worker_submit(pool, &req->job);
+}
+
+/*
+ * A flush blocks whoever makes it, which in the ring is a kernel thread: one of ours comes back
+ * with less work for the CPUs.
+ */
+static bool execute_flush(struct engine_uring *uring, struct io_req *req)
+{
+	struct worker_pool *pool = reactor_workers(uring->reactor);
+
+	return req->op == IO_FLUSH && pool && worker_try_submit(pool, make_job(uring, req));
 }
 
 static void uring_submit(struct engine *engine, struct io_req *req)
@@ -109,7 +124,7 @@ static void uring_submit(struct engine *engine, struct io_req *req)
 	if (req->file->path == FILE_MEMORY || req->op == IO_TRUNCATE ||
 	    (uring->confined && req->file->fixed < 0)) /* U4 */
 		execute_elsewhere(uring, req);
-	else
+	else if (!execute_flush(uring, req))
 		list_append(&uring->queue, req);
 }
 

@@ -14,7 +14,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 struct worker_pool {
@@ -97,30 +96,48 @@ static void *worker_thread(void *arg)
 	return NULL;
 }
 
+/* Threads that wait and have no job coming: until they run, they count as idle. */
+static unsigned nb_waiting(const struct worker_pool *pool)
+{
+	return pool->nb_idle > pool->nb_queued ? pool->nb_idle - pool->nb_queued : 0;
+}
+
+/* Under the lock. False: there is no thread. */
+static bool queue_job(struct worker_pool *pool, struct worker_job *job)
+{
+	assert(!pool->ending);
+	if (!nb_waiting(pool) && pool->nb_threads < pool->max_threads &&
+	    thread_start(&pool->threads[pool->nb_threads], "worker", worker_thread, pool) == 0)
+		pool->nb_threads++;
+	if (!pool->nb_threads)
+		return false;
+	job->next = NULL;
+	if (pool->tail)
+		pool->tail->next = job;
+	else
+		pool->head = job;
+	pool->tail = job;
+	pool->nb_queued++;
+	pthread_cond_signal(&pool->work);
+	return true;
+}
+
 void worker_submit(struct worker_pool *pool, struct worker_job *job)
 {
 	pthread_mutex_lock(&pool->lock);
-	assert(!pool->ending);
-	/* Idle threads that have a job coming still count as idle until they run. */
-	if (pool->nb_idle <= pool->nb_queued && pool->nb_threads < pool->max_threads &&
-	    thread_start(&pool->threads[pool->nb_threads], "worker", worker_thread, pool) == 0)
-		pool->nb_threads++;
-
-	bool inline_job = pool->nb_threads == 0;
-	if (!inline_job) {
-		job->next = NULL;
-		if (pool->tail)
-			pool->tail->next = job;
-		else
-			pool->head = job;
-		pool->tail = job;
-		pool->nb_queued++;
-		pthread_cond_signal(&pool->work);
-	}
+	bool queued = queue_job(pool, job);
 	pthread_mutex_unlock(&pool->lock);
-
-	if (inline_job)
+	if (!queued)
 		run_job(job);
+}
+
+bool worker_try_submit(struct worker_pool *pool, struct worker_job *job)
+{
+	pthread_mutex_lock(&pool->lock);
+	unsigned nb_free = nb_waiting(pool) + pool->max_threads - pool->nb_threads;
+	bool queued = nb_free > 1 && queue_job(pool, job);
+	pthread_mutex_unlock(&pool->lock);
+	return queued;
 }
 
 /* ---- for coroutines ---- */

@@ -8,6 +8,8 @@
 
 #include "io/co.h"
 
+#include <stdbool.h>
+
 struct worker_pool;
 
 /* Threads are started at the first job, at most `nb_threads`. Returns 0 or -errno. */
@@ -28,6 +30,11 @@ struct worker_job {
 };
 /* [any thread] */
 void worker_submit(struct worker_pool *pool, struct worker_job *job);
+/*
+ * Does that if a thread is free for it, and another one for CPU work: for system calls that may
+ * block for long. Tells whether it has. [any thread]
+ */
+bool worker_try_submit(struct worker_pool *pool, struct worker_job *job);
 
 /*
  * Runs fn(arg) on a worker of the caller's reactor while the caller is parked;

@@ -11,7 +11,9 @@
 
 #include "test/unit/spy_engine.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -334,6 +336,65 @@ static void read_and_follow(void *arg)
 static void test_sequel(void **state)
 {
 	for_each_engine(read_and_follow);
+}
+
+/* ---- who flushes ---- */
+
+static unsigned count_workers(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	unsigned nb_workers = 0;
+
+	assert_non_null(tasks);
+	for (struct dirent *entry; (entry = readdir(tasks));) {
+		char name[sizeof("/comm") + NAME_MAX], comm[16] = "";
+		int fd;
+
+		snprintf(name, sizeof(name), "%s/comm", entry->d_name);
+		fd = openat(dirfd(tasks), name, O_RDONLY);
+		nb_workers +=
+			fd >= 0 && read(fd, comm, sizeof(comm)) > 0 && !strcmp(comm, "worker\n");
+		close(fd);
+	}
+	closedir(tasks);
+	return nb_workers;
+}
+
+static pthread_barrier_t jobs_end;
+
+static void wait_for_end(void *arg)
+{
+	pthread_barrier_wait(&jobs_end);
+}
+
+/* A worker, unless it is the last one that is free. */
+static void flush_beside_jobs(void *arg)
+{
+	struct worker_pool *pool = reactor_workers(reactor);
+	struct worker_job jobs[2];
+
+	assert_int_equal(file_write(file, 0, contents, 4096, IO_TAG_DATA), 0);
+	assert_int_equal(file_flush(file), 0);
+	assert_int_equal(count_workers(), 1);
+	for (int i = 0; i < 2; i++) {
+		jobs[i] = (struct worker_job){.fn = wait_for_end};
+		worker_submit(pool, &jobs[i]);
+		assert_int_equal(file_flush(file), 0);
+	}
+	pthread_barrier_wait(&jobs_end);
+}
+
+static void test_flush_by_a_worker(void **state)
+{
+	if (!make_reactor("uring", 2))
+		skip();
+	make_file(".");
+	open_file(false);
+	assert_int_equal(pthread_barrier_init(&jobs_end, NULL, 3), 0);
+	if (file->path != FILE_MEMORY) /* where the call is made at once */
+		reactor_run(reactor, flush_beside_jobs, NULL);
+	close_all();
+	pthread_barrier_destroy(&jobs_end);
 }
 
 /* ---- threads ---- */
@@ -728,6 +789,7 @@ int main(void)
 		cmocka_unit_test(test_thousands_at_once),
 		cmocka_unit_test(test_cheap_call_first),
 		cmocka_unit_test(test_sequel),
+		cmocka_unit_test(test_flush_by_a_worker),
 		cmocka_unit_test(test_other_threads_take_over),
 		cmocka_unit_test(test_sleep_and_wake),
 		cmocka_unit_test(test_idle_is_idle),

@@ -48,14 +48,24 @@ static void count_done(struct worker_job *job)
 	nb_done++;
 }
 
-static void submit(struct worker_pool *pool, unsigned number, void (*fn)(void *))
+static struct worker_job *job(unsigned number, void (*fn)(void *))
 {
 	jobs[number] = (struct worker_job){
 		.fn = fn,
 		.arg = (void *)(uintptr_t)number,
 		.done = count_done,
 	};
-	worker_submit(pool, &jobs[number]);
+	return &jobs[number];
+}
+
+static void submit(struct worker_pool *pool, unsigned number, void (*fn)(void *))
+{
+	worker_submit(pool, job(number, fn));
+}
+
+static bool try_submit(struct worker_pool *pool, unsigned number, void (*fn)(void *))
+{
+	return worker_try_submit(pool, job(number, fn));
 }
 
 static struct worker_pool *pool_of(unsigned nb_threads)
@@ -132,6 +142,32 @@ static void test_threads_are_made_when_needed(void **state)
 	for (int i = 0; i < 20 && nb_threads == 4; i++)
 		nb_threads = count_threads_in_sequence();
 	assert_in_range(nb_threads, 1, 3);
+}
+
+static void test_who_may_block_leaves_a_thread(void **state)
+{
+	struct worker_pool *pool = pool_of(1);
+	assert_false(try_submit(pool, 0, run_one));
+	worker_pool_destroy(pool);
+	assert_int_equal(nb_run, 0);
+
+	/* With threads that are to be made, and with such as wait, or will in a moment. */
+	pool = pool_of(3);
+	pthread_barrier_init(&barrier, NULL, 4);
+	for (unsigned round = 1; round <= 2; round++) {
+		for (unsigned i = 0; i < 2; i++)
+			while (!try_submit(pool, i, meet))
+				assert_int_equal(round, 2);
+		assert_false(try_submit(pool, 2, run_one));
+		submit(pool, 2, meet);
+		assert_false(try_submit(pool, 3, run_one));
+		pthread_barrier_wait(&barrier);
+		while (nb_done != 3 * round)
+			sched_yield();
+	}
+	worker_pool_destroy(pool);
+	pthread_barrier_destroy(&barrier);
+	assert_int_equal(nb_run, 0);
 }
 
 static sigset_t mask_seen;
@@ -325,6 +361,7 @@ int main(void)
 		cmocka_unit_test(test_one_thread_runs_jobs_in_order),
 		cmocka_unit_test(test_jobs_run_in_parallel_up_to_the_bound),
 		cmocka_unit_test(test_threads_are_made_when_needed),
+		cmocka_unit_test(test_who_may_block_leaves_a_thread),
 		cmocka_unit_test(test_workers_take_no_signals_but_their_own_faults),
 		cmocka_unit_test(test_thread_start_passes_its_argument),
 		cmocka_unit_test(test_run_parks_the_caller_and_works_elsewhere),
