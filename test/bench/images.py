@@ -54,6 +54,17 @@ def _copy(source, directory):
     return target
 
 
+def _put_in_order(path):
+    """Writes the file anew from its beginning to its end.
+
+    On tmpfs its pages then lie in memory as those of the flat file do. Written in any other
+    order it is read on and on at half the speed, whoever does it.
+    """
+    other = path.with_suffix(".new")
+    _run("cp", "--reflink=never", "--sparse=auto", path, other)
+    other.rename(path)
+
+
 def memory_warm_up(directory, nb_bytes):
     """Makes the memory that a trial is about to fill on tmpfs memory that has been in use.
 
@@ -100,6 +111,7 @@ class Images:
     def _make_allocated(self):
         path = self._path("allocated.qcow2")
         _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-S", "0", self._flat(), path)
+        _put_in_order(path)
         return self._image("allocated", [path], self._flat(), self._size)
 
     def _compressed(self, kind):
@@ -124,9 +136,11 @@ class Images:
             script = "".join(f"write -q -P {(c * 7 + i) % 255 + 1} {c * CLUSTER} {CLUSTER}\n"
                              for c in range(i, self._size // CLUSTER, nb_parts))
             _run("qemu-io", "-f", "qcow2", "-t", "unsafe", path, input=script.encode())
+            _put_in_order(path)
             layers = [path, *layers]
         flat = self._path(f"{name}.raw")
         _run("qemu-img", "convert", "-O", "raw", "-S", "0", layers[0], flat)
+        _put_in_order(flat)
         return self._image(name, layers, flat, self._size)
 
     def _make_overlay(self):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from images import CLUSTER, GIB, KIB, MIB
 
+# Within this, a trial of a set number of operations ends as well: slow subjects do fewer.
+FIXED_TRIAL_S = 3
 _TRIAL_LIMIT_S = 90
 
 
@@ -24,7 +26,10 @@ class JobError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """`peer` and `bare` are the least ratios that are aimed at; 0 where none is."""
+    """
+    `peer` and `bare` are the least ratios that are aimed at; 0 where none is. `ordered` will do
+    instead, of what the raw file allows to who writes twice, with an fdatasync after each.
+    """
 
     name: str
     title: str
@@ -33,14 +38,14 @@ class Job:
     unit: str = "op/s"         # or "MB/s"
     writes: bool = False
     nb_ops: int = 0            # this many operations instead of a set time (scaled by the run)
-    warm: bool = False         # read all of the view through the page cache first
+    warm: bool = False         # what was read through the page cache before is there
     command: str = ""          # a client other than fio; {view} and {out} are filled in
     disk: bool = False
     quick: bool = False
     depth: int = 0             # a point of the plot
     peer: float = 0
     bare: float = 0
-
+    ordered: float = 0
 
     def has_limit(self):
         """Whether the raw file says what could be reached: it holds nothing compressed."""
@@ -49,9 +54,17 @@ class Job:
     def has_backing(self):
         return self.image in ("overlay", "five_layers")
 
+    def is_timed(self):
+        """Whether a trial runs for a set time."""
+        return not (self.nb_ops or self.command)
+
     def in_turns(self):
         """Whether a server that has served for a while is as good as one that was just started."""
-        return not (self.nb_ops or self.command or self.image.startswith("cold"))
+        return self.is_timed() and not self.image.startswith("cold")
+
+    def is_buffered(self):
+        """Whether fio reads through the page cache, the memory of which is to be in use then."""
+        return "--direct=0" in self.fio
 
     def block_bytes(self):
         return MIB if "--bs=1m" in self.fio else 4 * KIB
@@ -68,7 +81,7 @@ class Job:
             return self.nb_ops_scaled(scale) * max(self.block_bytes(), CLUSTER) if self.nb_ops else 0
         if self.command:
             return min(2 * virtual_size, 4 * GIB)
-        return 0 if "--direct=1" in self.fio else virtual_size
+        return virtual_size if self.is_buffered() else 0
 
 
 _AIO = "--ioengine=libaio --direct=1"
@@ -164,9 +177,11 @@ def _disk():
     yield job("write-1m-empty", "1 MiB sequential write, allocating, depth 8", "empty",
               _aio(8, "--bs=1m --rw=write"), unit="MB/s", writes=True, nb_ops=768)
     yield job("sync-4k", "4 KiB random write + fdatasync in place", "allocated",
-              f"{_SYNC} {_RANDOM_4K_WRITE} --fdatasync=1", writes=True, peer=1.2)
+              f"{_SYNC} {_RANDOM_4K_WRITE} --fdatasync=1", writes=True, peer=1.2,
+              ordered=0.85)
     yield job("sync-4k-empty", "4 KiB random write + fdatasync, allocating", "empty",
-              f"{_SYNC} {_RANDOM_4K_WRITE} --fdatasync=1", writes=True, nb_ops=3072, peer=1.8)
+              f"{_SYNC} {_RANDOM_4K_WRITE} --fdatasync=1", writes=True, nb_ops=3072, peer=1.8,
+              ordered=0.85)
     yield job("cold-4k-clusters", "cold metadata, 64 GiB in 4 KiB clusters, depth 32",
               "cold_4k", _aio(32, _RANDOM_4K), peer=2.5)
     yield job("cold-1t", "cold metadata, 1 TiB sparse, depth 32", "cold_1t",
@@ -224,7 +239,7 @@ def _length(job, virtual_size, seconds, scale):
     if not job.nb_ops:
         return ["--time_based", "--norandommap=1", f"--runtime={int(seconds * 1000)}ms"]
     wanted = min(job.nb_ops_scaled(scale) * job.block_bytes(), virtual_size)
-    return [f"--io_size={wanted}", f"--runtime={_TRIAL_LIMIT_S // 2}"]
+    return [f"--io_size={wanted}", f"--runtime={int(FIXED_TRIAL_S * scale * 1000)}ms"]
 
 
 def _fio_argv(job, views, window, length, seed):

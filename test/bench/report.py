@@ -59,10 +59,22 @@ class Summary:
     def errors(self):
         return [t for t in self._trials if "error" in t]
 
+    def ordered(self, job):
+        """
+        What is aimed at of a loop over the raw file that makes each write of the job, and then one
+        in place that must not come before it, both with fdatasync. None where it is no limit.
+        """
+        in_place = next((j for j in self.jobs if j.ordered and not j.nb_ops), job)
+        rates = [self.value(j, "raw") for j in (job, in_place)]
+        if not job.ordered or not all(rates):
+            return None
+        return job.ordered / sum(1 / rate for rate in rates)
+
     def aim(self, job, subject):
         """Whether the aimed-at ratios hold: True, False, or None where there is nothing to say.
 
-        A multiple of the peer that lies above the bare server counts as 0.9 of the latter.
+        A multiple of the peer that lies above the bare server counts as 0.9 of the latter; and
+        where a loop of two ordered writes is a limit, a part of it will do.
         """
         ours, bare = self.value(job, subject), self.value(job, "bare")
         peer = self.best_peer(job)[0]
@@ -70,8 +82,8 @@ class Summary:
             return None
         needs = []
         if job.peer and peer:
-            need = job.peer * peer
-            needs.append(min(need, 0.9 * bare) if bare else need)
+            enough = [job.peer * peer, 0.9 * bare if bare else None, self.ordered(job)]
+            needs.append(min(filter(None, enough)))
         if job.bare and bare:
             needs.append(job.bare * bare)
         return ours >= max(needs) if needs else None
@@ -155,6 +167,9 @@ def report_markdown(summary, about):
     parts = ["# Throughput\n", *(f"- {line}" for line in about["lines"]), "",
              "Medians over the rounds; CPU is that of the server's processes, in microseconds "
              "per operation or seconds per GiB.\n", _result_table(summary, first)]
+    parts += [f"{job.title}: {_rate(summary.ordered(job), job.unit)} are enough, "
+              f"{job.ordered} of a loop of two ordered writes on the raw file.\n"
+              for job in summary.jobs if summary.ordered(job)]
     for subject in summary.subjects:
         if subject.kind == "ours" and subject.name != first:
             parts += [f"\n## Variant {subject.name}\n", _result_table(summary, subject.name)]

@@ -211,10 +211,11 @@ class BareFuse(Subject):
 class Qcow2fs(Subject):
     """The product, with default options or with those of a named variant."""
 
-    def __init__(self, binary, name="qcow2fs", options=""):
+    def __init__(self, binary, name="qcow2fs", options="", read=""):
         super().__init__(name, "ours")
         self._binary = binary
         self._options = options
+        self._read = read
 
     def missing(self):
         if not os.access(self._binary, os.X_OK):
@@ -226,7 +227,7 @@ class Qcow2fs(Subject):
 
     def _launch(self, image, run_dir, writable):
         mount = Mount(run_dir / "disk.raw", mountpoint=run_dir)
-        options = ",".join(filter(None, ["rw" if writable else "", self._options]))
+        options = ",".join(filter(None, ["rw" if writable else self._read, self._options]))
         mount.spawn([self._binary, "-f", *(["-o", options] if options else []),
                      image.layers[0], run_dir])
         return mount
@@ -366,6 +367,7 @@ def subjects_make(names, bare_binary, qcow2fs_binary, variants, newer_qsd):
     unknown = [n for n in names if n not in known and n != "qcow2fs"]
     if unknown:
         raise SubjectError(f"unknown peer {unknown[0]}; known: {', '.join(known)}")
-    ours = [Qcow2fs(qcow2fs_binary)] if "qcow2fs" in names else []
-    ours += [Qcow2fs(qcow2fs_binary, name, options) for name, options in variants]
+    read = "ro" if variants else ""  # several of them look at one image at a time
+    ours = [Qcow2fs(qcow2fs_binary, read=read)] if "qcow2fs" in names else []
+    ours += [Qcow2fs(qcow2fs_binary, name, options, read) for name, options in variants]
     return ours + [known[n]() for n in names if n != "qcow2fs"]
