@@ -114,9 +114,8 @@ int coroutine_fn image_read(struct image *image, uint64_t guest_off, void *buf, 
 			    struct read_pieces *pieces);
 
 /*
- * The same, and where all of it is one run of data, which a thread of ours reads, `sequel` follows
- * on that thread, before this returns; sequel->ran tells. Then buf is of no interest to anybody any
- * more.
+ * The same, but where all of it is one run of data, which a thread of ours reads, `sequel` gets it
+ * on that thread, before this returns; sequel->ran tells. Then buf is undefined.
  */
 int coroutine_fn image_read_then(struct image *image, uint64_t guest_off, void *buf,
 				 size_t len_bytes, struct read_pieces *pieces,

@@ -172,18 +172,21 @@ static bool is_alone(const struct ops *ops)
 	return ops->nb_active == 1;
 }
 
+static void send_data(void *arg, const void *data)
+{
+	struct request *request = arg;
+
+	request_reply_buf(request, data, request->buf_bytes);
+}
+
 /*
  * A large answer that needs nothing but the data follows the read at once, on the thread that has
  * made it: the data is still in the cache of that CPU.
  */
 static void coroutine_fn read_and_reply(struct request *request, size_t len_bytes)
 {
-	struct read_reply reply = {
-		.request = request,
-		.iov = {{.iov_base = request->buf, .iov_len = len_bytes}},
-		.nb_iov = 1,
-	};
-	struct io_sequel sequel = {.fn = send_read_reply, .arg = &reply};
+	struct read_reply reply = {.request = request};
+	struct io_sequel sequel = {.fn = send_data, .arg = request};
 	bool large = len_bytes > request->transport->reply_inline_bytes;
 	struct read_pieces pieces;
 	int res;

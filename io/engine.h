@@ -47,9 +47,12 @@ enum io_tag {
 	IO_TAG_COUNT
 };
 
-/* What follows a read at once, on the thread that made it, while the data is in its cache. */
+/*
+ * What follows a read at once, on the thread that made it, while the data is in its cache. `data`
+ * is all of it, in a buffer that was used last where one could be had; not in the request's.
+ */
 struct io_sequel {
-	void (*fn)(void *arg); /* [any thread] */
+	void (*fn)(void *arg, const void *data); /* [any thread] */
 	void *arg;
 	bool ran; /* otherwise the kernel made the call, or there was not all of the data */
 };

@@ -14,8 +14,10 @@
 /* Copies up to this size run on the reactor; larger ones would hold up everybody else. */
 #define IO_CALL_INLINE_BYTES (64u << 10)
 
-/* Executes the request, however long it takes, and its sequel; returns what io_complete() takes.
- * [any thread] */
+/*
+ * Executes the request, however long it takes, or reads for its sequel and runs that; returns what
+ * io_complete() takes. [any thread]
+ */
 int64_t io_call(const struct io_req *req);
 
 /*

@@ -157,8 +157,9 @@ void coroutine_fn file_io_start(struct file_io *io, struct file *file, enum io_o
 				uint64_t host_off, const struct iovec *iov, int nb_iov,
 				enum io_tag tag);
 /*
- * Starts a read into one buffer, which `sequel` (NULL: none) follows where a thread of ours makes
- * the call, and all of it was read by it. The caller looks at sequel->ran after file_io_finish().
+ * Starts a read into one buffer; or `sequel` (NULL: none) gets the data instead, where a thread of
+ * ours makes the call, and all of it was read by it. The caller looks at sequel->ran after
+ * file_io_finish().
  */
 void coroutine_fn file_io_start_read(struct file_io *io, struct file *file, uint64_t host_off,
 				     const struct iovec *iov, enum io_tag tag,

@@ -286,18 +286,17 @@ static void test_cheap_call_first(void **state)
 }
 
 struct following {
-	const uint8_t *buf;
 	size_t len;
 	uint64_t off;
 	unsigned nb_calls;
 };
 
 /* Everything is there, and before anybody else has seen it. */
-static void follow(void *arg)
+static void follow(void *arg, const void *data)
 {
 	struct following *following = arg;
 
-	if (memcmp(following->buf, contents + following->off, following->len))
+	if (memcmp(data, contents + following->off, following->len))
 		abort();
 	following->nb_calls++;
 }
@@ -305,7 +304,7 @@ static void follow(void *arg)
 static bool is_followed(uint64_t off, size_t len, size_t shift)
 {
 	uint8_t *memory = get_memory(len + 4096), *buf = memory + shift;
-	struct following following = {.buf = buf, .len = len, .off = off};
+	struct following following = {.len = len, .off = off};
 	struct io_sequel sequel = {.fn = follow, .arg = &following};
 	struct iovec iov = {.iov_base = buf, .iov_len = len};
 	struct file_io io;
@@ -313,10 +312,12 @@ static bool is_followed(uint64_t off, size_t len, size_t shift)
 
 	file_io_start_read(&io, file, off, &iov, IO_TAG_DATA, &sequel);
 	assert_int_equal(file_io_finish(&io), 0);
-	assert_memory_equal(buf, contents + off, inside);
-	for (size_t i = inside; i < len; i++)
-		assert_int_equal(buf[i], 0);
 	assert_int_equal(following.nb_calls, sequel.ran);
+	if (!sequel.ran) {
+		assert_memory_equal(buf, contents + off, inside);
+		for (size_t i = inside; i < len; i++)
+			assert_int_equal(buf[i], 0);
+	}
 	free(memory);
 	return sequel.ran;
 }

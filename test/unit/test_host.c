@@ -325,23 +325,34 @@ HOST_TEST(test_overlay_that_is_no_image)
 	assert_int_equal(image_close(base), 0);
 }
 
-static void count_call(void *arg)
+struct follower {
+	uint8_t *buf;
+	size_t len_bytes;
+	unsigned nb_calls;
+};
+
+static void take_data(void *arg, const void *data)
 {
-	++*(unsigned *)arg;
+	struct follower *follower = arg;
+
+	memcpy(follower->buf, data, follower->len_bytes);
+	follower->nb_calls++;
 }
 
-/* Whether a read of [off, off + len_bytes) was followed by its sequel; what it reads is in `buf`.
+/*
+ * Whether a read of [off, off + len_bytes) was followed by its sequel; what either reads is in
+ * `buf`.
  */
 static bool coroutine_fn is_followed(struct image *image, uint64_t off, uint8_t *buf,
 				     size_t len_bytes)
 {
-	unsigned nb_calls = 0;
-	struct io_sequel sequel = {.fn = count_call, .arg = &nb_calls};
+	struct follower follower = {.buf = buf, .len_bytes = len_bytes};
+	struct io_sequel sequel = {.fn = take_data, .arg = &follower};
 	struct read_pieces pieces;
 
 	memset(buf, 'z', len_bytes);
 	assert_int_equal(image_read_then(image, off, buf, len_bytes, &pieces, &sequel), 0);
-	assert_int_equal(nb_calls, sequel.ran);
+	assert_int_equal(follower.nb_calls, sequel.ran);
 	if (sequel.ran) {
 		assert_int_equal(pieces.nb, 1);
 		assert_ptr_equal(pieces.iov[0].iov_base, buf);
