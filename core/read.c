@@ -31,7 +31,7 @@ struct read_segment {
 };
 
 struct read_plan {
-	struct image *image; /* to which the places of clusters are published; NULL: to none */
+	struct image *image; /* to which the places of clusters are published */
 	uint64_t since;      /* its nb_taken_back at the beginning */
 	uint64_t guest_off;
 	size_t len_bytes;
@@ -122,8 +122,7 @@ static void coroutine_fn plan_extent(struct read_plan *plan, const struct extent
 		ret = inflate_begin(&segment->inflate.op, layer, extent->host_off);
 	} else {
 		segment->data.iov = (struct iovec){.iov_base = dest, .iov_len = extent->len_bytes};
-		if (plan->image)
-			published_note(plan->image, extent, plan->since);
+		published_note(plan->image, extent, plan->since);
 		file_io_start_read(&segment->data.io, layer->data_file, extent->host_off,
 				   &segment->data.iov, IO_TAG_DATA,
 				   extent->len_bytes == plan->len_bytes ? plan->sequel : NULL);
@@ -154,6 +153,8 @@ static int coroutine_fn read_range(struct image *image, struct read_plan *plan)
 	struct extent pending = {0}, next;
 	int ret = 0;
 
+	plan->image = image;
+	plan->since = image->published.nb_taken_back;
 	while (pos < end && !plan->result) {
 		ret = map_chain(image, pos, end - pos, &next, NULL);
 		if (ret)
@@ -174,7 +175,6 @@ static int coroutine_fn read_range(struct image *image, struct read_plan *plan)
 static void plan_init(struct read_plan *plan, uint64_t guest_off, void *buf, size_t len_bytes,
 		      struct read_pieces *pieces)
 {
-	plan->image = NULL;
 	plan->guest_off = guest_off;
 	plan->len_bytes = len_bytes;
 	plan->buf = buf;
@@ -227,8 +227,6 @@ int coroutine_fn image_read_then(struct image *image, uint64_t guest_off, void *
 	plan_init(&plan, guest_off, buf, len_bytes, pieces);
 	plan.sequel = sequel;
 	co_rwlock_rdlock(&image->resize_lock);
-	plan.image = image;
-	plan.since = image->published.nb_taken_back;
 	if (guest_off > image->virtual_size || len_bytes > image->virtual_size - guest_off) {
 		ret = -EINVAL;
 	} else {

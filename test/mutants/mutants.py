@@ -538,7 +538,7 @@ mutant("published-zeros", "the place of a zero cluster is published",
          "\tif (!published->wanted)\n"),
         ("core/read.c", "\tif (is_zero(extent))\n\t\treturn;\n",
          "\tif (is_zero(extent)) {\n"
-         "\t\tif (plan->image && extent->has_host_off)\n"
+         "\t\tif (extent->has_host_off)\n"
          "\t\t\tpublished_note(plan->image, extent, plan->since);\n"
          "\t\treturn;\n\t}\n")], PUBLISHED)
 mutant("published-unasked", "places are published that nobody asks for",
