@@ -345,6 +345,15 @@ def threads_named(pid, name):
     return sum(comm.strip() == name for comm, in of_threads(pid, "comm"))
 
 
+def abort_connection(number):
+    """Makes the kernel end a FUSE connection, which has the minor number of its mount's device."""
+    folder = "/sys/fs/fuse/connections"
+    if not os.path.exists(f"{folder}/{number}"):
+        run("mount", "-t", "fusectl", "fusectl", folder)
+    with open(f"{folder}/{number}/abort", "w") as abort:
+        abort.write("1")
+
+
 def stop_process(pid):
     """
     SIGSTOP, which one thread takes and hands on to the others: until each of them has stopped, those
