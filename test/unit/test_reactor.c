@@ -662,6 +662,15 @@ static void test_looking_for_slow_clients_becomes_rare(void **state)
 	assert_in_range(nb_looks, nb_expected - 4, nb_expected + 4);
 }
 
+static void test_looking_for_clients_is_soon_back(void **state)
+{
+	serve((struct client){.nb = 1000, .nb_slow = 500, .quick_ns = BUSY_NS / 2});
+	assert_false(client.looked[499]);
+	/* After 127 sleeps at most it tries again, and from then on it pays each time. */
+	for (unsigned i = 500 + 128; i < 1000; i++)
+		assert_true(client.looked[i]);
+}
+
 static void test_looking_for_clients_half_in_vain_becomes_rare(void **state)
 {
 	unsigned nb_looked = serve((struct client){
@@ -898,6 +907,7 @@ int main(void)
 		BUSY(test_quick_clients_are_looked_for),
 		BUSY(test_clients_may_be_slow_four_times),
 		BUSY(test_looking_for_slow_clients_becomes_rare),
+		BUSY(test_looking_for_clients_is_soon_back),
 		BUSY(test_looking_for_clients_half_in_vain_becomes_rare),
 		BUSY(test_who_waits_for_io_does_not_look),
 		REAL(test_remote_wake_reaches_what_parks),
