@@ -64,11 +64,11 @@ class Summary:
         What is aimed at of a loop over the raw file that makes each write of the job, and then one
         in place that must not come before it, both with fdatasync. None where it is no limit.
         """
-        in_place = next((j for j in self.jobs if j.ordered and not j.nb_ops), job)
-        rates = [self.value(j, "raw") for j in (job, in_place)]
-        if not job.ordered or not all(rates):
+        in_place = next((j for j in self.jobs if j.ordered and not j.nb_ops), None)
+        if not job.ordered or not in_place:
             return None
-        return job.ordered / sum(1 / rate for rate in rates)
+        rates = [self.value(j, "raw") for j in (job, in_place)]
+        return job.ordered / sum(1 / rate for rate in rates) if all(rates) else None
 
     def aim(self, job, subject):
         """Whether the aimed-at ratios hold: True, False, or None where there is nothing to say.
