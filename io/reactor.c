@@ -63,6 +63,8 @@ struct task_list {
 enum task_kind { TASK_REQUEST, TASK_BACKGROUND, TASK_KINDS };
 
 struct reactor {
+	const char *name;
+
 	/* The thread that runs the loop. */
 	struct engine *engine;
 	struct co_pool *pool;
@@ -432,6 +434,18 @@ static void look_no_more(struct reactor *reactor)
 		end_look(reactor, true);
 }
 
+void reactor_set_busy(struct reactor *reactor, uint64_t busy_ns)
+{
+	reactor->busy_ns = busy_ns;
+	reactor->busy_until_ns = 0;
+	reactor->busy_skip = reactor->busy_skipped = reactor->busy_debt = 0;
+}
+
+void reactor_found_work(struct reactor *reactor)
+{
+	look_no_more(reactor);
+}
+
 /* ---- the loop ---- */
 
 static void run_ready(struct reactor *reactor)
@@ -531,7 +545,7 @@ int reactor_start(struct reactor *reactor)
 	pthread_mutex_lock(&reactor->lock);
 	assert(!reactor->has_thread);
 	claim_loop(reactor);
-	int ret = thread_start(&reactor->thread, "reactor", reactor_thread, reactor);
+	int ret = thread_start(&reactor->thread, reactor->name, reactor_thread, reactor);
 	reactor->has_thread = ret == 0;
 	if (ret < 0)
 		release_loop(reactor);
@@ -628,6 +642,7 @@ int reactor_create(const struct reactor_params *params, struct reactor **ret_rea
 		engine->ops->destroy(engine);
 		return -ENOMEM;
 	}
+	reactor->name = params->name ? params->name : "reactor";
 	reactor->engine = engine;
 	reactor->busy_ns = params->busy_ns;
 	reactor->watch.ready = source_ready;

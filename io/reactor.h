@@ -34,6 +34,7 @@ struct task {
 };
 
 struct reactor_params {
+	const char *name;       /* of its thread; NULL: "reactor" */
 	struct engine *engine;  /* required; the reactor takes ownership */
 	unsigned nb_coroutines; /* 0: 256; background work has a few more */
 	unsigned nb_workers;    /* CPU worker threads; 0: run CPU work inline */
@@ -95,6 +96,14 @@ void reactor_wake_remote(struct reactor *reactor, struct wakeup *wake, struct co
 
 /* Monotonic nanoseconds, read once per loop round; a simulated engine brings its own. */
 uint64_t reactor_now_ns(const struct reactor *reactor);
+
+/* Another one than in reactor_params; what it has learnt is forgotten. */
+void reactor_set_busy(struct reactor *reactor, uint64_t busy_ns);
+/*
+ * The engine has brought something that has been done without a coroutine. It is among what
+ * looking around is for.
+ */
+void reactor_found_work(struct reactor *reactor);
 
 struct timer {
 	uint64_t due_ns;

@@ -688,6 +688,41 @@ static void test_who_waits_for_io_does_not_look(void **state)
 	assert_in_range(engine->nb_looks, 99, 101);
 }
 
+static void test_looking_is_set_anew(void **state)
+{
+	serve((struct client){.nb = 500, .nb_slow = 500});
+	reactor_set_busy(reactor, 0);
+	assert_int_equal(serve((struct client){.nb = 100, .quick_ns = BUSY_NS / 2}), 1);
+	/* It has never looked in vain then. */
+	reactor_set_busy(reactor, BUSY_NS);
+	assert_int_equal(serve((struct client){.nb = 100, .quick_ns = BUSY_NS / 2}), 100);
+}
+
+static unsigned nb_ticks;
+
+/* Something comes that is done without a coroutine. */
+static void tick(struct timer *timer)
+{
+	reactor_found_work(reactor);
+	if (++nb_ticks < 1000)
+		timer_arm(reactor, timer, reactor_now_ns(reactor) + BUSY_NS / 2);
+	else
+		client_done = true;
+}
+
+static void test_looking_for_what_needs_no_coroutine(void **state)
+{
+	struct timer timer = {.fn = tick};
+	nb_ticks = 0;
+	client_done = false;
+	timer_arm(reactor, &timer, 0);
+	assert_int_equal(reactor_start(reactor), 0);
+	while (!client_done)
+		sleep_for_real_ms(1);
+	assert_in_range(count_sleeps(), 0, 1); /* after the last one */
+	reactor_stop(reactor);
+}
+
 /* ---- waking from other threads ---- */
 
 static _Atomic(struct co *) parked;
@@ -910,6 +945,8 @@ int main(void)
 		BUSY(test_looking_for_clients_is_soon_back),
 		BUSY(test_looking_for_clients_half_in_vain_becomes_rare),
 		BUSY(test_who_waits_for_io_does_not_look),
+		BUSY(test_looking_is_set_anew),
+		BUSY(test_looking_for_what_needs_no_coroutine),
 		REAL(test_remote_wake_reaches_what_parks),
 		REAL(test_run_uses_the_callers_thread_or_the_reactors),
 		REAL(test_threads_run_it_one_after_another),
