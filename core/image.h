@@ -134,6 +134,11 @@ bool image_publish(struct image *image);
  * range lay inside the disk when its size was looked at. [any thread]
  */
 bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes);
+/*
+ * Has an earlier read found the cluster, so that image_read_beside() may succeed? As with that,
+ * reads remember what they find from now on. [reactor]
+ */
+bool image_fits_beside(struct image *image, uint64_t guest_off, size_t len_bytes);
 
 enum map_kind {
 	MAP_HOLE,       /* no layer has it: reads as zeros */

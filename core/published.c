@@ -114,6 +114,26 @@ void published_take_back(struct image *image, uint64_t first, uint64_t nb)
 	}
 }
 
+/* A thread asks: from now on what reads find is published. */
+static void want(struct published *published)
+{
+	if (!published->wanted)
+		published->wanted = true;
+}
+
+bool image_fits_beside(struct image *image, uint64_t guest_off, size_t len_bytes)
+{
+	struct published *published = &image->published;
+	uint64_t cluster = guest_off >> image->cluster_bits;
+	uint64_t inside = guest_off & (cluster_size(image) - 1);
+
+	if (!published->slots || len_bytes > cluster_size(image) - inside)
+		return false;
+	want(published);
+	return atomic_load_explicit(&slot_of(published, cluster)->cluster, memory_order_relaxed) ==
+	       cluster + 1;
+}
+
 /* ---- the side of who reads beside it ---- */
 
 bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes)
@@ -127,8 +147,7 @@ bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_
 
 	if (!published->slots || len_bytes > cluster_size(image) - inside)
 		return false;
-	if (!published->wanted)
-		published->wanted = true;
+	want(published);
 	slot = slot_of(published, cluster);
 	version = atomic_load_explicit(&slot->version, memory_order_acquire);
 	if (version & 1 ||

@@ -46,6 +46,12 @@ void request_drop(struct request *request);
 /* Takes the request over. [receiving threads, or the reactor outside of coroutines] */
 void ops_dispatch(struct request *request);
 
+/*
+ * Would ops_dispatch() answer this read at once on another thread than the reactor, as far as can
+ * be told without reading? [reactor]
+ */
+bool ops_fits_beside(const struct request *request);
+
 /* How long no request came while no file was open; 0 while one is. [any thread] */
 uint64_t ops_idle_ns(const struct ops *ops);
 

@@ -24,6 +24,8 @@
 /* What one COPY_FILE_RANGE copies at most: the caller asks again for the rest. */
 #define COPY_BYTES_MAX (16u << 20)
 #define COPY_CHUNK_BYTES (1u << 20)
+/* Who reads beside the reactor has others to serve, too. */
+#define BESIDE_BYTES_MAX (64u << 10)
 
 /* ---- messages ---- */
 
@@ -237,22 +239,32 @@ void coroutine_fn ops_run_read(void *arg)
 }
 
 /* The views of snapshots are opened and closed while requests are under way. */
-static bool may_read_beside(const struct request *request)
+static bool may_read_beside(const struct request *request, const struct node *node)
 {
-	const struct node *node = request->node;
 	uint64_t end, size_bytes = node->size_bytes;
 
-	return !reactor_is_current(request->ops->params.reactor) && !node->disk->view &&
-	       request->len_bytes <= request->transport->reply_inline_bytes &&
+	return !node->disk->view && request->len_bytes <= BESIDE_BYTES_MAX &&
 	       !__builtin_add_overflow(request->offset, request->len_bytes, &end) &&
 	       end <= size_bytes;
+}
+
+bool ops_fits_beside(const struct request *request)
+{
+	const struct ops *ops = request->ops;
+	const struct node *node = ops->closing ? NULL : tree_get(ops->params.tree, request->ino);
+
+	return node && !node->is_dir && request->op == REQUEST_READ &&
+	       may_read_beside(request, node) &&
+	       image_fits_beside(node->disk->image, node->start_bytes + request->offset,
+				 request->len_bytes);
 }
 
 bool ops_read_beside(struct request *request)
 {
 	const struct node *node = request->node;
 
-	if (!may_read_beside(request) || request_alloc(request, request->len_bytes) < 0)
+	if (reactor_is_current(request->ops->params.reactor) || !may_read_beside(request, node) ||
+	    request_alloc(request, request->len_bytes) < 0)
 		return false;
 	if (!image_read_beside(node->disk->image, node->start_bytes + request->offset, request->buf,
 			       request->len_bytes)) {

@@ -139,6 +139,12 @@ static unsigned count_cpus(void)
 							      : CPU_SETSIZE;
 }
 
+/* Where clients have no other CPU to run on, looking out for them is in their way. */
+static uint64_t busy_ns(void)
+{
+	return count_cpus() > 1 ? BUSY_NS : 0;
+}
+
 static enum exit_status start_reactor(struct session *session)
 {
 	const struct options *options = session->options;
@@ -164,7 +170,7 @@ static enum exit_status start_reactor(struct session *session)
 		params.engine->ops->destroy(params.engine);
 		return status;
 	}
-	params.busy_ns = nb_cpus > 1 ? BUSY_NS : 0;
+	params.busy_ns = busy_ns();
 	params.nb_workers = nb_cpus < WORKERS_MAX ? nb_cpus : WORKERS_MAX;
 	res = reactor_create(&params, &session->reactor);
 	if (res == 0)
@@ -200,6 +206,9 @@ static int create_ring(struct session *session)
 	const struct transport_uring_params params = {
 		.ops = session->ops,
 		.reactor = session->reactor,
+		.busy_ns = busy_ns(),
+		.reads_beside = session->reads_beside,
+		.confined = !session->options->no_sandbox,
 		.debug = session->options->debug,
 		.allow_root = session->options->allow_root,
 	};

@@ -11,16 +11,22 @@
  * it. Its memory is used as requests touch it, and the kernel hands out the entry first
  * that it got back last, so that few entries stay in use where few requests are under way.
  *
+ * Where an image can be read beside the reactor, each queue belongs to a lane (lanes.h), which
+ * answers such reads itself and hands everything else to the reactor. Whoever gives an entry back
+ * gets the next request in it. So entries wander to the reactor with what only it can do; now and
+ * then it leaves a read to the lane, which keeps the entry where nothing but reads follow.
+ *
  * Invariants:
  *   T1  An entry is either the kernel's (its command is in flight or queued) or holds
  *       one request that ops has.
- *   T2  All commands are submitted on the reactor's thread; answers from other threads
- *       go there first.
+ *   T2  Commands are submitted by the reactor, or by the lane of the entry's queue, in their rings;
+ *       answers from other threads first go where the request came.
  *   T3  A command that fails is not repeated: the connection is gone, or the kernel has
  *       just turned to the device (a failed REGISTER makes it). `nb_alive` counts the others.
  */
 #include "fuse/transport_uring.h"
 
+#include "fuse/lanes.h"
 #include "fuse/log.h"
 #include "fuse/message.h"
 #include "fuse/ops.h"
@@ -44,6 +50,8 @@
 #define PAYLOADS_BYTES (64u << 20)
 #define PAYLOAD_MIN_BYTES (128u << 10)
 #define PAYLOAD_MAX_BYTES (1u << 20)
+/* Of so many requests that a lane could have answered, the reactor leaves one to it. */
+#define LANES_EACH 64u
 /* The copy of a longer answer is made by a thread of the kernel, not by the reactor. */
 #define COMMIT_INLINE_BYTES (64u << 10)
 
@@ -60,7 +68,10 @@ struct entry {
 	struct iovec iov[2]; /* header and payload, for REGISTER */
 	char *payload;
 	struct transport_uring *ring;
-	struct task task; /* takes an answer to the reactor */
+	struct lane *lane;       /* of its queue; NULL: there are none */
+	struct reactor *at;      /* where its request came: the reactor's, or the lane's */
+	struct request *request; /* on its way to the lane */
+	struct task task;        /* takes an answer or a request to the reactor or the lane */
 };
 
 enum ring_state { RING_IDLE, RING_ACTIVE, RING_FAILED };
@@ -69,6 +80,7 @@ struct transport_uring {
 	struct transport transport;
 	struct transport_uring_params params;
 	struct engine *engine;
+	struct lanes *lanes; /* NULL: the reactor has all entries */
 	struct transport *device;
 	int fd;
 	unsigned nb_queues, nb_entries;
@@ -76,7 +88,8 @@ struct transport_uring {
 	uid_t owner;
 	struct entry *entries;
 	char *payloads;
-	struct task start_task;
+	struct task file_task;
+	unsigned nb_for_lanes;     /* requests that have come to the reactor */
 	_Atomic unsigned nb_alive; /* T3 */
 	_Atomic int state;
 };
@@ -161,17 +174,32 @@ unsigned transport_uring_payload_bytes(const struct transport_uring *ring)
 
 /* ---- answers ---- */
 
+static bool is_lane(const struct lane *lane)
+{
+	return lane && reactor_is_current(lane_reactor(lane));
+}
+
+/* T2: the reactor or the lane, whichever the caller is; NULL: neither of them. */
+static struct reactor *who_is_here(const struct entry *entry)
+{
+	struct reactor *reactor = entry->ring->params.reactor;
+
+	if (is_lane(entry->lane))
+		return lane_reactor(entry->lane);
+	return reactor_is_current(reactor) ? reactor : NULL;
+}
+
 static void coroutine_fn commit_posted(void *arg)
 {
 	struct entry *entry = arg;
 
-	engine_uring_submit_cmd(entry->ring->engine, &entry->cmd);
+	engine_uring_submit_cmd(reactor_engine(entry->at), &entry->cmd);
 }
 
 /* Gives the entry back with its answer: error or the first len_bytes of the payload. T2 */
 static void commit(struct entry *entry, int error, size_t len_bytes)
 {
-	struct transport_uring *ring = entry->ring;
+	struct reactor *here = who_is_here(entry);
 	struct fuse_out_header *out = (struct fuse_out_header *)entry->header.in_out;
 
 	*out = (struct fuse_out_header){
@@ -181,11 +209,11 @@ static void commit(struct entry *entry, int error, size_t len_bytes)
 	};
 	entry->header.ring_ent_in_out.payload_sz = (uint32_t)len_bytes;
 	entry->cmd.in_worker = len_bytes > COMMIT_INLINE_BYTES;
-	if (reactor_is_current(ring->params.reactor)) {
-		engine_uring_submit_cmd(ring->engine, &entry->cmd);
+	if (here) {
+		engine_uring_submit_cmd(reactor_engine(here), &entry->cmd);
 	} else {
 		entry->task = (struct task){.fn = commit_posted, .arg = entry};
-		reactor_post(ring->params.reactor, &entry->task);
+		reactor_post(entry->at, &entry->task);
 	}
 }
 
@@ -217,6 +245,30 @@ static int uring_invalidate(struct transport *transport, uint64_t ino, uint64_t 
 }
 
 /* ---- requests ---- */
+
+static void coroutine_fn dispatch_posted(void *arg)
+{
+	struct entry *entry = arg;
+
+	entry->at = lane_reactor(entry->lane);
+	lane_count(entry->lane);
+	ops_dispatch(entry->request);
+}
+
+/* False: nobody has taken it. [the reactor, or a lane, which keeps what comes to it] */
+static bool leave_to_lane(struct entry *entry, struct request *request)
+{
+	struct transport_uring *ring = entry->ring;
+
+	if (!entry->lane || entry->at != ring->params.reactor || !ops_fits_beside(request))
+		return false;
+	if (++ring->nb_for_lanes % LANES_EACH != 0)
+		return false;
+	entry->request = request;
+	entry->task = (struct task){.fn = dispatch_posted, .arg = entry};
+	reactor_post(lane_reactor(entry->lane), &entry->task);
+	return true;
+}
 
 static void serve(struct entry *entry)
 {
@@ -256,7 +308,8 @@ static void serve(struct entry *entry)
 	request->area_bytes = ring->payload_bytes;
 	res = message_parse(&message, request, &zero_bytes);
 	if (res == 0) {
-		ops_dispatch(request);
+		if (!leave_to_lane(entry, request))
+			ops_dispatch(request);
 		return;
 	}
 	request_drop(request);
@@ -274,6 +327,9 @@ static void cmd_done(struct uring_cmd *cmd, int result)
 	cmd->iov = NULL;
 	cmd->nb_iov = 0;
 	if (result >= 0) {
+		entry->at = who_is_here(entry);
+		if (entry->at != ring->params.reactor)
+			lane_count(entry->lane);
 		serve(entry);
 		return;
 	}
@@ -291,24 +347,39 @@ static void cmd_done(struct uring_cmd *cmd, int result)
 
 /* ---- life ---- */
 
-/* One queue after the other: the kernel turns to the ring when the last one begins. */
-static void coroutine_fn register_entries(void *arg)
+static void coroutine_fn set_file(void *arg)
 {
-	struct transport_uring *ring = arg;
+	const struct transport_uring *ring = arg;
 
 	engine_uring_set_cmd_file(ring->engine, ring->fd);
-	for (unsigned i = 0; i < ring->nb_entries; i++)
-		engine_uring_submit_cmd(ring->engine, &ring->entries[i].cmd);
 }
 
+static void coroutine_fn register_queue(void *arg)
+{
+	struct entry *first = arg;
+	struct engine *engine = reactor_engine(who_is_here(first));
+
+	engine_uring_set_cmd_file(engine, first->ring->fd);
+	for (unsigned i = 0; i < QUEUE_DEPTH; i++)
+		engine_uring_submit_cmd(engine, &first[i].cmd);
+}
+
+/* The kernel turns to the ring when the last queue begins. */
 void transport_uring_start(struct transport_uring *ring, int fd, struct transport *device)
 {
 	ring->fd = fd;
 	ring->device = device;
 	ring->nb_alive = ring->nb_entries;
 	ring->state = RING_ACTIVE;
-	ring->start_task = (struct task){.fn = register_entries, .arg = ring};
-	reactor_post(ring->params.reactor, &ring->start_task);
+	ring->file_task = (struct task){.fn = set_file, .arg = ring};
+	reactor_post(ring->params.reactor, &ring->file_task);
+	for (unsigned i = 0; i < ring->nb_entries; i += QUEUE_DEPTH) {
+		struct entry *first = &ring->entries[i];
+
+		first->task = (struct task){.fn = register_queue, .arg = first};
+		reactor_post(first->lane ? lane_reactor(first->lane) : ring->params.reactor,
+			     &first->task);
+	}
 }
 
 bool transport_uring_is_active(const struct transport_uring *ring)
@@ -325,6 +396,8 @@ static void entry_init(struct transport_uring *ring, unsigned index)
 	entry->iov[0] = (struct iovec){&entry->header, sizeof(entry->header)};
 	entry->iov[1] = (struct iovec){entry->payload, ring->payload_bytes};
 	entry->args.qid = (uint16_t)(index / QUEUE_DEPTH);
+	if (ring->lanes)
+		entry->lane = lane_of_queue(ring->lanes, entry->args.qid);
 	entry->cmd = (struct uring_cmd){
 		.op = FUSE_IO_URING_CMD_REGISTER,
 		.iov = entry->iov,
@@ -368,8 +441,23 @@ static void coroutine_fn check_ring(void *arg)
 	check->good = engine_uring_takes_cmds(check->engine);
 }
 
+/* Without them everything works, too. */
+static void create_lanes(struct transport_uring *ring)
+{
+	const struct lanes_params params = {
+		.nb_queues = ring->nb_queues,
+		.nb_cmds_per_queue = QUEUE_DEPTH,
+		.busy_ns = ring->params.busy_ns,
+		.confined = ring->params.confined,
+	};
+
+	if (lanes_create(&params, &ring->lanes) < 0)
+		ring->lanes = NULL;
+}
+
 static void free_ring(struct transport_uring *ring)
 {
+	lanes_destroy(ring->lanes);
 	if (ring->payloads)
 		munmap(ring->payloads, ring->nb_entries * ring->payload_bytes);
 	free(ring->entries);
@@ -399,7 +487,11 @@ int transport_uring_create(const struct transport_uring_params *params,
 	ring->payload_bytes = choose_payload_bytes(ring->nb_entries);
 	/* Once INIT has accepted the ring, nothing works without it: look before. */
 	reactor_run(params->reactor, check_ring, &check);
-	res = check.good ? alloc_entries(ring) : -ENXIO;
+	res = check.good ? 0 : -ENXIO;
+	if (res == 0 && params->reads_beside && params->busy_ns)
+		create_lanes(ring);
+	if (res == 0)
+		res = alloc_entries(ring);
 	if (res < 0) {
 		free_ring(ring);
 		return res;

@@ -2,7 +2,8 @@
 /*
  * transport_uring: requests that arrive through FUSE over io_uring, on the reactor's own
  * ring: no thread of ours stands between the kernel and the coroutine that serves a
- * request, and answers go out with the loop round's one system call.
+ * request, and answers go out with the loop round's one system call. Reads that need no
+ * coroutine arrive on the rings of lanes (lanes.h), and are answered there.
  *
  * It lives beside a transport_dev, which mounts, negotiates, and keeps what the kernel
  * sends through the device in any case (INIT, FORGET, INTERRUPT, notifications).
@@ -18,8 +19,11 @@ struct transport_uring;
 struct transport_uring_params {
 	struct ops *ops;
 	struct reactor *reactor;
-	bool debug;      /* print every request */
-	bool allow_root; /* all may come, but only root and the server's user get in */
+	uint64_t busy_ns;  /* the reactor's; 0: there are no lanes either */
+	bool reads_beside; /* reads may be answered beside the reactor */
+	bool confined;     /* no ring takes more than it needs */
+	bool debug;        /* print every request */
+	bool allow_root;   /* all may come, but only root and the server's user get in */
 };
 
 /*

@@ -515,7 +515,8 @@ bool engine_is_uring(const struct engine *engine)
 	return engine->ops == &uring_ops;
 }
 
-int engine_uring_create(struct engine **ret_engine)
+/* Its ring is made by uring_take_over(). */
+static int create(struct engine_uring **ret_uring)
 {
 	struct engine_uring *uring = calloc(1, sizeof(*uring));
 	int ret;
@@ -529,11 +530,35 @@ int engine_uring_create(struct engine **ret_engine)
 	}
 	uring->engine.ops = &uring_ops;
 	uring->cmd_fd = uring->watch_fd = -1;
+	*ret_uring = uring;
+	return 0;
+}
+
+int engine_uring_create(struct engine **ret_engine)
+{
+	struct engine_uring *uring;
+	int ret = create(&uring);
+
+	if (ret < 0)
+		return ret;
 	ret = uring_take_over(uring);
 	if (ret < 0) {
 		uring_destroy(&uring->engine);
 		return ret;
 	}
+	*ret_engine = &uring->engine;
+	return 0;
+}
+
+int engine_uring_create_for_cmds(unsigned nb_cmds, bool confined, struct engine **ret_engine)
+{
+	struct engine_uring *uring;
+	int ret = create(&uring);
+
+	if (ret < 0)
+		return ret;
+	uring->max_cmds = nb_cmds;
+	uring->confined = confined;
 	*ret_engine = &uring->engine;
 	return 0;
 }

@@ -34,6 +34,12 @@ struct uring_cmd {
  */
 int engine_uring_reserve_cmds(struct engine *engine, unsigned nb_cmds);
 
+/*
+ * An engine with room for nb_cmds commands. The thread that runs its reactor makes its ring, a
+ * confined one if that is wanted; engine_uring_takes_cmds() tells whether it could. 0 or -errno.
+ */
+int engine_uring_create_for_cmds(unsigned nb_cmds, bool confined, struct engine **ret_engine);
+
 /* Can commands be submitted? False also when the reactor's thread got no ring. */
 bool engine_uring_takes_cmds(struct engine *engine);
 

@@ -82,12 +82,18 @@ static void coroutine_fn write_lower(const char *name, const struct create_param
 
 static bool is_found(uint64_t guest_off, size_t len_bytes)
 {
+	bool fits = image_fits_beside(image, guest_off, len_bytes), found;
+
 	memset(bytes, 0xee, min_u64(len_bytes, sizeof(bytes)));
-	return image_read_beside(image, guest_off, bytes, len_bytes);
+	found = image_read_beside(image, guest_off, bytes, len_bytes);
+	/* What lies in a file that answers with less is known, and not found. */
+	assert_true(fits || !found);
+	return found;
 }
 
 static void expect_beside(uint64_t guest_off, size_t len_bytes, unsigned number)
 {
+	assert_true(image_fits_beside(image, guest_off, len_bytes));
 	assert_true(is_found(guest_off, len_bytes));
 	expect_bytes(guest_off, len_bytes, number);
 }

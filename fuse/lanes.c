@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * lanes: see lanes.h.
+ */
+#include "fuse/lanes.h"
+
+#include "fuse/lane_place.h"
+#include "io/engine.h"
+#include "io/engine_uring.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#define NB_LANES_MAX 16u
+
+struct lane {
+	struct lanes *lanes;
+	struct reactor *reactor;
+	cpu_set_t home, elsewhere;    /* none: wherever it is */
+	_Atomic uint64_t nb_requests; /* written by the lane alone, whose all that follows is */
+	struct lane_place place;
+	uint64_t round_ns; /* when this round began */
+	unsigned nb_in_round, nb_rounds, nb_crowded;
+	uint64_t nb_before, nb_others_before; /* when this window began */
+};
+
+struct lanes {
+	struct lanes_params params;
+	unsigned nb;
+	struct lane lanes[NB_LANES_MAX];
+};
+
+struct lane *lane_of_queue(struct lanes *lanes, unsigned cpu)
+{
+	for (unsigned i = 0; cpu < CPU_SETSIZE && i < lanes->nb; i++)
+		if (CPU_ISSET(cpu, &lanes->lanes[i].home))
+			return &lanes->lanes[i];
+	return &lanes->lanes[cpu % lanes->nb];
+}
+
+struct reactor *lane_reactor(const struct lane *lane)
+{
+	return lane->reactor;
+}
+
+/* ---- where to be ---- */
+
+static uint64_t count_of(const struct lane *lane)
+{
+	return atomic_load_explicit(&lane->nb_requests, memory_order_relaxed);
+}
+
+static uint64_t count_others(const struct lane *lane)
+{
+	const struct lanes *lanes = lane->lanes;
+	uint64_t nb = 0;
+
+	for (unsigned i = 0; i < lanes->nb; i++)
+		if (&lanes->lanes[i] != lane)
+			nb += count_of(&lanes->lanes[i]);
+	return nb;
+}
+
+/* It may be forbidden, or no such CPU be there any more: then the lane stays where it is. */
+static void go(const struct lane *lane)
+{
+	const cpu_set_t *cpus = lane->place.away ? &lane->elsewhere : &lane->home;
+
+	sched_setaffinity(0, sizeof(*cpus), cpus);
+	reactor_set_busy(lane->reactor, lane->place.away ? lane->lanes->params.busy_ns : 0);
+}
+
+static void end_window(struct lane *lane)
+{
+	uint64_t nb = count_of(lane), nb_others = count_others(lane);
+	bool was_away = lane->place.away;
+
+	lane_place_decide(&lane->place, lane->nb_crowded, nb - lane->nb_before,
+			  nb_others - lane->nb_others_before);
+	if (lane->place.away != was_away)
+		go(lane);
+	lane->nb_before = nb;
+	lane->nb_others_before = nb_others;
+	lane->nb_rounds = lane->nb_crowded = 0;
+}
+
+void lane_count(struct lane *lane)
+{
+	uint64_t now_ns = reactor_now_ns(lane->reactor); /* read once in each round */
+
+	if (now_ns != lane->round_ns) {
+		lane->round_ns = now_ns;
+		lane->nb_crowded += lane->nb_in_round >= LANE_CROWD;
+		lane->nb_in_round = 0;
+		if (++lane->nb_rounds == LANE_WINDOW)
+			end_window(lane);
+	}
+	lane->nb_in_round++;
+	atomic_store_explicit(&lane->nb_requests, count_of(lane) + 1, memory_order_relaxed);
+	reactor_found_work(lane->reactor);
+}
+
+/* ---- life ---- */
+
+struct beginning {
+	const struct lane *lane;
+	bool good;
+};
+
+static void coroutine_fn begin(void *arg)
+{
+	struct beginning *beginning = arg;
+
+	beginning->good = engine_uring_takes_cmds(reactor_engine(beginning->lane->reactor));
+	go(beginning->lane);
+}
+
+static int start_lane(struct lane *lane, unsigned nb_cmds)
+{
+	struct reactor_params params = {.name = "qf-lane", .nb_coroutines = 1};
+	struct beginning beginning = {.lane = lane};
+	int res =
+		engine_uring_create_for_cmds(nb_cmds, lane->lanes->params.confined, &params.engine);
+
+	if (res == 0)
+		res = reactor_create(&params, &lane->reactor);
+	if (res == 0)
+		res = reactor_start(lane->reactor);
+	if (res < 0)
+		return res;
+	reactor_run(lane->reactor, begin, &beginning);
+	return beginning.good ? 0 : -ENXIO;
+}
+
+/* Each CPU that may be used is the home of one lane. */
+static void share_out_cpus(struct lanes *lanes)
+{
+	unsigned cpus[CPU_SETSIZE], nb_cpus = 0;
+	cpu_set_t all;
+
+	/* It fails where there are more of them than the set has room for. */
+	if (sched_getaffinity(0, sizeof(all), &all) < 0)
+		CPU_ZERO(&all);
+	for (unsigned cpu = 0; cpu < CPU_SETSIZE && cpu < lanes->params.nb_queues; cpu++)
+		if (CPU_ISSET(cpu, &all))
+			cpus[nb_cpus++] = cpu;
+	lanes->nb = nb_cpus ? nb_cpus : lanes->params.nb_queues;
+	if (lanes->nb > NB_LANES_MAX)
+		lanes->nb = NB_LANES_MAX;
+	for (unsigned i = 0; i < lanes->nb; i++)
+		for (unsigned n = 0; n < nb_cpus; n++)
+			CPU_SET(cpus[n], n % lanes->nb == i ? &lanes->lanes[i].home
+							    : &lanes->lanes[i].elsewhere);
+}
+
+static unsigned count_queues(struct lanes *lanes, const struct lane *lane)
+{
+	unsigned nb = 0;
+
+	for (unsigned cpu = 0; cpu < lanes->params.nb_queues; cpu++)
+		nb += lane_of_queue(lanes, cpu) == lane;
+	return nb;
+}
+
+int lanes_create(const struct lanes_params *params, struct lanes **ret_lanes)
+{
+	struct lanes *lanes = calloc(1, sizeof(*lanes));
+	int res = 0;
+
+	if (!lanes)
+		return -ENOMEM;
+	lanes->params = *params;
+	share_out_cpus(lanes);
+	for (unsigned i = 0; res == 0 && i < lanes->nb; i++) {
+		struct lane *lane = &lanes->lanes[i];
+
+		lane->lanes = lanes;
+		res = start_lane(lane, count_queues(lanes, lane) * params->nb_cmds_per_queue);
+	}
+	if (res < 0) {
+		lanes_destroy(lanes);
+		return res;
+	}
+	*ret_lanes = lanes;
+	return 0;
+}
+
+void lanes_destroy(struct lanes *lanes)
+{
+	if (!lanes)
+		return;
+	for (unsigned i = 0; i < lanes->nb; i++)
+		reactor_destroy(lanes->lanes[i].reactor);
+	free(lanes);
+}
