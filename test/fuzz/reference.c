@@ -186,6 +186,33 @@ static enum verdict inflate_deflate(const uint8_t *in, size_t in_bytes, uint8_t 
 }
 
 #ifndef NO_ZSTD
+/*
+ * libzstd itself takes some frames as a whole that it refuses as a stream: blocks that are larger
+ * than the window.
+ */
+static bool holds_frames(const uint8_t *in, size_t in_bytes, size_t out_bytes)
+{
+	uint8_t *out = malloc(out_bytes);
+	size_t done = 0;
+
+	if (!out)
+		abort();
+	while (done < out_bytes) {
+		size_t frame_bytes = ZSTD_findFrameCompressedSize(in, in_bytes), n;
+
+		if (ZSTD_isError(frame_bytes))
+			break;
+		n = ZSTD_decompress(out + done, out_bytes - done, in, frame_bytes);
+		if (ZSTD_isError(n))
+			break;
+		done += n;
+		in += frame_bytes;
+		in_bytes -= frame_bytes;
+	}
+	free(out);
+	return done == out_bytes;
+}
+
 /* More than a cluster can need. A window is memory here; who inflates in place needs none. */
 #define WINDOW_LOG_MAX 23
 
@@ -210,7 +237,9 @@ static enum verdict inflate_zstd(const uint8_t *in_data, size_t in_bytes, uint8_
 	ZSTD_freeDStream(stream);
 	if (ZSTD_getErrorCode(res) == ZSTD_error_frameParameter_windowTooLarge)
 		return VERDICT_UNSURE;
-	return out.pos < out.size ? VERDICT_BAD : VERDICT_GOOD;
+	if (out.pos == out.size)
+		return VERDICT_GOOD;
+	return holds_frames(in_data, in_bytes, out_bytes) ? VERDICT_UNSURE : VERDICT_BAD;
 }
 #else
 static enum verdict inflate_zstd(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
