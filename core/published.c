@@ -114,41 +114,43 @@ void published_take_back(struct image *image, uint64_t first, uint64_t nb)
 	}
 }
 
-/* A thread asks: from now on what reads find is published. */
-static void want(struct published *published)
+/* ---- the side of who reads beside it ---- */
+
+/*
+ * The slot of the one cluster that the range lies in, or NULL. Somebody asks for it: what reads
+ * find is published from now on.
+ */
+static const struct published_slot *ask_for_slot(struct image *image, uint64_t guest_off,
+						 size_t len_bytes)
 {
+	struct published *published = &image->published;
+	uint64_t inside = guest_off & (cluster_size(image) - 1);
+
+	if (!published->slots || len_bytes > cluster_size(image) - inside)
+		return NULL;
 	if (!published->wanted)
 		published->wanted = true;
+	return slot_of(published, guest_off >> image->cluster_bits);
 }
 
 bool image_fits_beside(struct image *image, uint64_t guest_off, size_t len_bytes)
 {
-	struct published *published = &image->published;
-	uint64_t cluster = guest_off >> image->cluster_bits;
-	uint64_t inside = guest_off & (cluster_size(image) - 1);
+	const struct published_slot *slot = ask_for_slot(image, guest_off, len_bytes);
 
-	if (!published->slots || len_bytes > cluster_size(image) - inside)
-		return false;
-	want(published);
-	return atomic_load_explicit(&slot_of(published, cluster)->cluster, memory_order_relaxed) ==
-	       cluster + 1;
+	return slot && atomic_load_explicit(&slot->cluster, memory_order_relaxed) ==
+			       (guest_off >> image->cluster_bits) + 1;
 }
-
-/* ---- the side of who reads beside it ---- */
 
 bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes)
 {
-	struct published *published = &image->published;
+	const struct published_slot *slot = ask_for_slot(image, guest_off, len_bytes);
 	uint64_t cluster = guest_off >> image->cluster_bits;
 	uint64_t inside = guest_off & (cluster_size(image) - 1);
-	const struct published_slot *slot;
 	uint64_t version, host_off;
 	struct file *file;
 
-	if (!published->slots || len_bytes > cluster_size(image) - inside)
+	if (!slot)
 		return false;
-	want(published);
-	slot = slot_of(published, cluster);
 	version = atomic_load_explicit(&slot->version, memory_order_acquire);
 	if (version & 1 ||
 	    atomic_load_explicit(&slot->cluster, memory_order_relaxed) != cluster + 1)

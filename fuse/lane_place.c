@@ -4,25 +4,22 @@
  */
 #include "fuse/lane_place.h"
 
-/* The first request of a crowd often comes alone, while the client still makes the others. */
-#define NB_CROWDED_MIN (LANE_WINDOW / 4)
 #define TERM_MAX 64u
 
-void lane_place_decide(struct lane_place *place, unsigned nb_crowded, uint64_t nb_requests,
-		       uint64_t nb_others)
+void lane_place_decide(struct lane_place *place, _Atomic unsigned *term, unsigned nb_crowds,
+		       uint64_t nb_requests, uint64_t nb_others)
 {
-	bool alone = nb_others < nb_requests / 2; /* a client changes its CPU now and then */
+	bool alone = nb_others < nb_requests / 4; /* a client changes its CPU now and then */
+	unsigned last = *term;
 
 	if (place->away) {
 		place->left--;
 		place->away = alone && place->left > 0;
-	} else if (alone && nb_crowded >= NB_CROWDED_MIN) {
+	} else if (alone && nb_crowds >= LANE_CROWDS_MAX) {
 		place->away = true;
-		place->term = !place->term             ? 1
-			      : place->term < TERM_MAX ? 2 * place->term
-						       : TERM_MAX;
-		place->left = place->term;
-	} else {
-		place->term = 0;
+		place->left = !last ? 1 : last < TERM_MAX ? 2 * last : TERM_MAX;
+		*term = place->left;
+	} else if (alone) {
+		*term = 0;
 	}
 }

@@ -11,26 +11,32 @@
 #ifndef QCOW2FS_FUSE_LANE_PLACE_H
 #define QCOW2FS_FUSE_LANE_PLACE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Requests that come between two sleeps are a round; so many rounds a window. */
+/* Requests that come between two sleeps are a round; a window is so many rounds, at home less: */
 #define LANE_WINDOW 32u
-/* So many requests in one round are a crowd. */
+/* So many requests in one round are a crowd, */
 #define LANE_CROWD 3u
+/*
+ * and so many crowds are enough. The first request of one often comes alone, while the client still
+ * makes the others.
+ */
+#define LANE_CROWDS_MAX (LANE_WINDOW / 4)
 
-/* All zeros: at home, and nothing has come. */
+/* All zeros: at home. */
 struct lane_place {
 	bool away;
-	unsigned term; /* of the last absence, in windows; 0: the last window was at home */
-	unsigned left; /* of this one */
+	unsigned left; /* windows of this absence */
 };
 
 /*
- * A window has passed, nb_crowded of whose rounds were crowds, with nb_requests in all, and
- * nb_others of all other lanes meanwhile. Decides whether to be away in the next one.
+ * A window has passed, with nb_crowds and nb_requests in all, and nb_others elsewhere
+ * meanwhile. Decides whether to be away in the next one. All lanes share *term, the windows of the
+ * last absence, in the beginning 0: their clients are the same, and change their CPUs.
  */
-void lane_place_decide(struct lane_place *place, unsigned nb_crowded, uint64_t nb_requests,
-		       uint64_t nb_others);
+void lane_place_decide(struct lane_place *place, _Atomic unsigned *term, unsigned nb_crowds,
+		       uint64_t nb_requests, uint64_t nb_others);
 
 #endif

@@ -22,12 +22,14 @@ struct lane {
 	_Atomic uint64_t nb_requests; /* written by the lane alone, whose all that follows is */
 	struct lane_place place;
 	uint64_t round_ns; /* when this round began */
-	unsigned nb_in_round, nb_rounds, nb_crowded;
+	unsigned nb_in_round, nb_rounds, nb_crowds;
 	uint64_t nb_before, nb_others_before; /* when this window began */
 };
 
 struct lanes {
 	struct lanes_params params;
+	_Atomic unsigned term;         /* see lane_place.h */
+	_Atomic uint64_t nb_elsewhere; /* requests; written by the reactor alone */
 	unsigned nb;
 	struct lane lanes[NB_LANES_MAX];
 };
@@ -37,7 +39,12 @@ struct lane *lane_of_queue(struct lanes *lanes, unsigned cpu)
 	for (unsigned i = 0; cpu < CPU_SETSIZE && i < lanes->nb; i++)
 		if (CPU_ISSET(cpu, &lanes->lanes[i].home))
 			return &lanes->lanes[i];
-	return &lanes->lanes[cpu % lanes->nb];
+	return NULL;
+}
+
+unsigned lanes_count(const struct lanes *lanes)
+{
+	return lanes ? lanes->nb : 0;
 }
 
 struct reactor *lane_reactor(const struct lane *lane)
@@ -47,19 +54,25 @@ struct reactor *lane_reactor(const struct lane *lane)
 
 /* ---- where to be ---- */
 
-static uint64_t count_of(const struct lane *lane)
+static uint64_t value_of(const _Atomic uint64_t *count)
 {
-	return atomic_load_explicit(&lane->nb_requests, memory_order_relaxed);
+	return atomic_load_explicit(count, memory_order_relaxed);
+}
+
+/* By its only writer. */
+static void add_one(_Atomic uint64_t *count)
+{
+	atomic_store_explicit(count, value_of(count) + 1, memory_order_relaxed);
 }
 
 static uint64_t count_others(const struct lane *lane)
 {
 	const struct lanes *lanes = lane->lanes;
-	uint64_t nb = 0;
+	uint64_t nb = value_of(&lanes->nb_elsewhere);
 
 	for (unsigned i = 0; i < lanes->nb; i++)
 		if (&lanes->lanes[i] != lane)
-			nb += count_of(&lanes->lanes[i]);
+			nb += value_of(&lanes->lanes[i].nb_requests);
 	return nb;
 }
 
@@ -67,23 +80,25 @@ static uint64_t count_others(const struct lane *lane)
 static void go(const struct lane *lane)
 {
 	const cpu_set_t *cpus = lane->place.away ? &lane->elsewhere : &lane->home;
+	bool gone = sched_setaffinity(0, sizeof(*cpus), cpus) == 0;
+	bool beside_client = lane->place.away ? gone : !gone || CPU_COUNT(cpus) > 1;
 
-	sched_setaffinity(0, sizeof(*cpus), cpus);
-	reactor_set_busy(lane->reactor, lane->place.away ? lane->lanes->params.busy_ns : 0);
+	/* Whoever looks around on its client's own CPU is in its way. */
+	reactor_set_busy(lane->reactor, beside_client ? lane->lanes->params.busy_ns : 0);
 }
 
 static void end_window(struct lane *lane)
 {
-	uint64_t nb = count_of(lane), nb_others = count_others(lane);
+	uint64_t nb = value_of(&lane->nb_requests), nb_others = count_others(lane);
 	bool was_away = lane->place.away;
 
-	lane_place_decide(&lane->place, lane->nb_crowded, nb - lane->nb_before,
+	lane_place_decide(&lane->place, &lane->lanes->term, lane->nb_crowds, nb - lane->nb_before,
 			  nb_others - lane->nb_others_before);
 	if (lane->place.away != was_away)
 		go(lane);
 	lane->nb_before = nb;
 	lane->nb_others_before = nb_others;
-	lane->nb_rounds = lane->nb_crowded = 0;
+	lane->nb_rounds = lane->nb_crowds = 0;
 }
 
 void lane_count(struct lane *lane)
@@ -92,14 +107,21 @@ void lane_count(struct lane *lane)
 
 	if (now_ns != lane->round_ns) {
 		lane->round_ns = now_ns;
-		lane->nb_crowded += lane->nb_in_round >= LANE_CROWD;
+		lane->nb_rounds++;
+		lane->nb_crowds += lane->nb_in_round >= LANE_CROWD;
 		lane->nb_in_round = 0;
-		if (++lane->nb_rounds == LANE_WINDOW)
+		if (lane->nb_rounds == LANE_WINDOW ||
+		    (!lane->place.away && lane->nb_crowds == LANE_CROWDS_MAX))
 			end_window(lane);
 	}
 	lane->nb_in_round++;
-	atomic_store_explicit(&lane->nb_requests, count_of(lane) + 1, memory_order_relaxed);
+	add_one(&lane->nb_requests);
 	reactor_found_work(lane->reactor);
+}
+
+void lanes_count_elsewhere(struct lanes *lanes)
+{
+	add_one(&lanes->nb_elsewhere);
 }
 
 /* ---- life ---- */
@@ -134,50 +156,42 @@ static int start_lane(struct lane *lane, unsigned nb_cmds)
 	return beginning.good ? 0 : -ENXIO;
 }
 
-/* Each CPU that may be used is the home of one lane. */
+/* Each CPU that may be used is the home of one lane. Without several, or more than fit, none is. */
 static void share_out_cpus(struct lanes *lanes)
 {
 	unsigned cpus[CPU_SETSIZE], nb_cpus = 0;
 	cpu_set_t all;
 
-	/* It fails where there are more of them than the set has room for. */
 	if (sched_getaffinity(0, sizeof(all), &all) < 0)
-		CPU_ZERO(&all);
+		return;
 	for (unsigned cpu = 0; cpu < CPU_SETSIZE && cpu < lanes->params.nb_queues; cpu++)
 		if (CPU_ISSET(cpu, &all))
 			cpus[nb_cpus++] = cpu;
-	lanes->nb = nb_cpus ? nb_cpus : lanes->params.nb_queues;
-	if (lanes->nb > NB_LANES_MAX)
-		lanes->nb = NB_LANES_MAX;
+	if (nb_cpus < 2)
+		return;
+	lanes->nb = nb_cpus < NB_LANES_MAX ? nb_cpus : NB_LANES_MAX;
 	for (unsigned i = 0; i < lanes->nb; i++)
 		for (unsigned n = 0; n < nb_cpus; n++)
-			CPU_SET(cpus[n], n % lanes->nb == i ? &lanes->lanes[i].home
-							    : &lanes->lanes[i].elsewhere);
-}
-
-static unsigned count_queues(struct lanes *lanes, const struct lane *lane)
-{
-	unsigned nb = 0;
-
-	for (unsigned cpu = 0; cpu < lanes->params.nb_queues; cpu++)
-		nb += lane_of_queue(lanes, cpu) == lane;
-	return nb;
+			CPU_SET(cpus[n], n * lanes->nb / nb_cpus == i ? &lanes->lanes[i].home
+								      : &lanes->lanes[i].elsewhere);
 }
 
 int lanes_create(const struct lanes_params *params, struct lanes **ret_lanes)
 {
 	struct lanes *lanes = calloc(1, sizeof(*lanes));
-	int res = 0;
+	int res;
 
 	if (!lanes)
 		return -ENOMEM;
 	lanes->params = *params;
 	share_out_cpus(lanes);
+	res = lanes->nb ? 0 : -ENXIO;
 	for (unsigned i = 0; res == 0 && i < lanes->nb; i++) {
 		struct lane *lane = &lanes->lanes[i];
 
 		lane->lanes = lanes;
-		res = start_lane(lane, count_queues(lanes, lane) * params->nb_cmds_per_queue);
+		res = start_lane(lane,
+				 (unsigned)CPU_COUNT(&lane->home) * params->nb_cmds_per_queue);
 	}
 	if (res < 0) {
 		lanes_destroy(lanes);
@@ -185,6 +199,12 @@ int lanes_create(const struct lanes_params *params, struct lanes **ret_lanes)
 	}
 	*ret_lanes = lanes;
 	return 0;
+}
+
+void lanes_stop(struct lanes *lanes)
+{
+	for (unsigned i = 0; i < lanes_count(lanes); i++)
+		reactor_stop(lanes->lanes[i].reactor);
 }
 
 void lanes_destroy(struct lanes *lanes)

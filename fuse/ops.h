@@ -2,11 +2,11 @@
 /*
  * ops: what the server does with requests, however they arrive.
  *
- * Threads: ops_dispatch() is called by receiving threads, or by the reactor. What needs the tree
- * alone (names, attributes, opens) is answered there; everything that touches an
- * image runs as a coroutine on the reactor, and large replies are copied out
- * by a worker. A direct write whose range somebody may have in the page cache passes
- * through one more thread, the invalidator, before it is answered.
+ * Threads: ops_dispatch() is called by receiving threads, lanes, or the reactor. What needs the
+ * tree alone (names, attributes, opens) is answered there; everything that touches an image runs as
+ * a coroutine on the reactor, and large replies are copied out by a worker. A direct write whose
+ * range somebody may have in the page cache passes through one more thread, the invalidator, before
+ * it is answered.
  *
  * Invariants:
  *   O1  Every request that ops_dispatch() took is answered exactly once.
@@ -43,7 +43,7 @@ void ops_destroy(struct ops *ops);
 struct request *request_get(struct ops *ops);
 /* Gives back one that was not dispatched. [any thread] */
 void request_drop(struct request *request);
-/* Takes the request over. [receiving threads, or the reactor outside of coroutines] */
+/* Takes the request over. It does not yield. [receiving threads, lanes, the reactor] */
 void ops_dispatch(struct request *request);
 
 /*

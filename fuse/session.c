@@ -404,7 +404,8 @@ static void describe(const struct session *session)
 	       session->engine_note ? ", because " : "",
 	       session->engine_note ? session->engine_note : "");
 	if (session->ring && transport_uring_is_active(session->ring))
-		printf("requests come through io_uring\n");
+		printf("requests come through io_uring, reads on %u lanes\n",
+		       transport_uring_nb_lanes(session->ring));
 	else
 		printf("requests come through the FUSE device%s%s\n",
 		       session->ring_note ? "; " : "",

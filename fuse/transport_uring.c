@@ -11,8 +11,8 @@
  * it. Its memory is used as requests touch it, and the kernel hands out the entry first
  * that it got back last, so that few entries stay in use where few requests are under way.
  *
- * Where an image can be read beside the reactor, each queue belongs to a lane (lanes.h), which
- * answers such reads itself and hands everything else to the reactor. Whoever gives an entry back
+ * Where an image can be read beside the reactor, queues belong to lanes (lanes.h), which
+ * answer such reads and hand everything else to the reactor. Whoever gives an entry back
  * gets the next request in it. So entries wander to the reactor with what only it can do; now and
  * then it leaves a read to the lane, which keeps the entry where nothing but reads follow.
  *
@@ -20,7 +20,7 @@
  *   T1  An entry is either the kernel's (its command is in flight or queued) or holds
  *       one request that ops has.
  *   T2  Commands are submitted by the reactor, or by the lane of the entry's queue, in their rings;
- *       answers from other threads first go where the request came.
+ *       answers from other threads go to the reactor first.
  *   T3  A command that fails is not repeated: the connection is gone, or the kernel has
  *       just turned to the device (a failed REGISTER makes it). `nb_alive` counts the others.
  */
@@ -68,10 +68,9 @@ struct entry {
 	struct iovec iov[2]; /* header and payload, for REGISTER */
 	char *payload;
 	struct transport_uring *ring;
-	struct lane *lane;       /* of its queue; NULL: there are none */
-	struct reactor *at;      /* where its request came: the reactor's, or the lane's */
-	struct request *request; /* on its way to the lane */
-	struct task task;        /* takes an answer or a request to the reactor or the lane */
+	struct lane *lane;       /* of its queue; NULL: it is the reactor's alone */
+	struct request *request; /* on its way from the one to the other */
+	struct task task; /* takes an answer to the reactor, or a request to either of them */
 };
 
 enum ring_state { RING_IDLE, RING_ACTIVE, RING_FAILED };
@@ -193,7 +192,7 @@ static void coroutine_fn commit_posted(void *arg)
 {
 	struct entry *entry = arg;
 
-	engine_uring_submit_cmd(reactor_engine(entry->at), &entry->cmd);
+	engine_uring_submit_cmd(entry->ring->engine, &entry->cmd);
 }
 
 /* Gives the entry back with its answer: error or the first len_bytes of the payload. T2 */
@@ -213,7 +212,7 @@ static void commit(struct entry *entry, int error, size_t len_bytes)
 		engine_uring_submit_cmd(reactor_engine(here), &entry->cmd);
 	} else {
 		entry->task = (struct task){.fn = commit_posted, .arg = entry};
-		reactor_post(entry->at, &entry->task);
+		reactor_post(entry->ring->params.reactor, &entry->task);
 	}
 }
 
@@ -246,28 +245,46 @@ static int uring_invalidate(struct transport *transport, uint64_t ino, uint64_t 
 
 /* ---- requests ---- */
 
+static void count(const struct entry *entry)
+{
+	if (is_lane(entry->lane))
+		lane_count(entry->lane);
+	else if (entry->lane)
+		lanes_count_elsewhere(entry->ring->lanes);
+}
+
 static void coroutine_fn dispatch_posted(void *arg)
 {
-	struct entry *entry = arg;
+	const struct entry *entry = arg;
 
-	entry->at = lane_reactor(entry->lane);
-	lane_count(entry->lane);
+	count(entry);
 	ops_dispatch(entry->request);
 }
 
-/* False: nobody has taken it. [the reactor, or a lane, which keeps what comes to it] */
-static bool leave_to_lane(struct entry *entry, struct request *request)
+/* Who is to dispatch a request that the caller has got: the reactor or a lane. */
+static struct reactor *choose(const struct entry *entry, const struct request *request)
 {
 	struct transport_uring *ring = entry->ring;
 
-	if (!entry->lane || entry->at != ring->params.reactor || !ops_fits_beside(request))
-		return false;
-	if (++ring->nb_for_lanes % LANES_EACH != 0)
-		return false;
+	if (is_lane(entry->lane))
+		return request->op == REQUEST_READ ? lane_reactor(entry->lane)
+						   : ring->params.reactor;
+	if (!entry->lane || !ops_fits_beside(request) || ++ring->nb_for_lanes % LANES_EACH != 0)
+		return ring->params.reactor;
+	return lane_reactor(entry->lane);
+}
+
+static void dispatch(struct entry *entry, struct request *request)
+{
+	struct reactor *reactor = choose(entry, request);
+
+	if (reactor_is_current(reactor)) {
+		ops_dispatch(request);
+		return;
+	}
 	entry->request = request;
 	entry->task = (struct task){.fn = dispatch_posted, .arg = entry};
-	reactor_post(lane_reactor(entry->lane), &entry->task);
-	return true;
+	reactor_post(reactor, &entry->task);
 }
 
 static void serve(struct entry *entry)
@@ -308,8 +325,7 @@ static void serve(struct entry *entry)
 	request->area_bytes = ring->payload_bytes;
 	res = message_parse(&message, request, &zero_bytes);
 	if (res == 0) {
-		if (!leave_to_lane(entry, request))
-			ops_dispatch(request);
+		dispatch(entry, request);
 		return;
 	}
 	request_drop(request);
@@ -327,9 +343,7 @@ static void cmd_done(struct uring_cmd *cmd, int result)
 	cmd->iov = NULL;
 	cmd->nb_iov = 0;
 	if (result >= 0) {
-		entry->at = who_is_here(entry);
-		if (entry->at != ring->params.reactor)
-			lane_count(entry->lane);
+		count(entry);
 		serve(entry);
 		return;
 	}
@@ -385,6 +399,11 @@ void transport_uring_start(struct transport_uring *ring, int fd, struct transpor
 bool transport_uring_is_active(const struct transport_uring *ring)
 {
 	return ring->state == RING_ACTIVE;
+}
+
+unsigned transport_uring_nb_lanes(const struct transport_uring *ring)
+{
+	return lanes_count(ring->lanes);
 }
 
 static void entry_init(struct transport_uring *ring, unsigned index)
@@ -516,7 +535,9 @@ void transport_uring_destroy(struct transport_uring *ring)
 		reactor_run(ring->params.reactor, drain, ring);
 	/* Where somebody still holds a mount that was taken away, the process' end does the rest.
 	 */
-	if (ring->nb_alive > 0)
+	if (ring->nb_alive > 0) {
+		lanes_stop(ring->lanes);
 		return;
+	}
 	free_ring(ring);
 }

@@ -55,6 +55,9 @@ void transport_uring_start(struct transport_uring *ring, int fd, struct transpor
 /* Do requests come through the ring? [any thread] */
 bool transport_uring_is_active(const struct transport_uring *ring);
 
+/* How many threads answer reads beside the reactor. [any thread] */
+unsigned transport_uring_nb_lanes(const struct transport_uring *ring);
+
 /* After the unmount: waits for what the kernel holds, frees. NULL is allowed. [not the reactor] */
 void transport_uring_destroy(struct transport_uring *ring);
 
