@@ -18,7 +18,7 @@
 struct lane {
 	struct lanes *lanes;
 	struct reactor *reactor;
-	cpu_set_t home, elsewhere;    /* none: wherever it is */
+	cpu_set_t home, elsewhere;
 	_Atomic uint64_t nb_requests; /* written by the lane alone, whose all that follows is */
 	struct lane_place place;
 	uint64_t round_ns; /* when this round began */
@@ -156,7 +156,10 @@ static int start_lane(struct lane *lane, unsigned nb_cmds)
 	return beginning.good ? 0 : -ENXIO;
 }
 
-/* Each CPU that may be used is the home of one lane. Without several, or more than fit, none is. */
+/*
+ * Each CPU that may be used is the home of one lane; none is where there are not several, or more
+ * than the set has room for.
+ */
 static void share_out_cpus(struct lanes *lanes)
 {
 	unsigned cpus[CPU_SETSIZE], nb_cpus = 0;

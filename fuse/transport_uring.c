@@ -247,10 +247,12 @@ static int uring_invalidate(struct transport *transport, uint64_t ino, uint64_t 
 
 static void count(const struct entry *entry)
 {
+	struct lanes *lanes = entry->ring->lanes;
+
 	if (is_lane(entry->lane))
 		lane_count(entry->lane);
-	else if (entry->lane)
-		lanes_count_elsewhere(entry->ring->lanes);
+	else if (lanes)
+		lanes_count_elsewhere(lanes);
 }
 
 static void coroutine_fn dispatch_posted(void *arg)
