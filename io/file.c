@@ -469,6 +469,7 @@ static int coroutine_fn finish_plain(struct file_io *io)
 	enum io_op op = io->req.op;
 	int ret = 0;
 
+	io->req.sequel = NULL; /* the rest is not all of the data */
 	if (nb_done < 0)
 		return (int)nb_done;
 	for (int i = 0; i < io->nb_iov && !ret; i++) {

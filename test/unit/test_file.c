@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #define MODEL_BYTES (256u << 10)
+#define SEQUEL_BYTES (64u << 10)
 
 static uint32_t seed = 1;
 static struct reactor *reactor;
@@ -186,6 +187,38 @@ static int64_t invisible_fault(struct fake_engine *engine, const struct io_req *
 static void test_invisible_faults(void **state)
 {
 	for_each_align(random_ops, 100000, invisible_fault);
+}
+
+/* Only whole reads may be followed; nb_faults: by what others are. */
+static int64_t cut_whole(struct fake_engine *engine, const struct io_req *req)
+{
+	if (req->len_bytes == SEQUEL_BYTES)
+		return SEQUEL_BYTES / 2;
+	engine->nb_faults += req->sequel != NULL;
+	return 0;
+}
+
+static void read_with_sequel(void *arg)
+{
+	uint8_t *buf = aligned_alloc(4096, SEQUEL_BYTES);
+	struct iovec iov = {.iov_base = buf, .iov_len = SEQUEL_BYTES};
+	struct io_sequel sequel = {.fn = NULL};
+	unsigned long nb_before = fake->nb_requests;
+	struct file_io io;
+
+	assert_non_null(buf);
+	file_io_start_read(&io, file, 0, &iov, IO_TAG_DATA, &sequel);
+	assert_int_equal(file_io_finish(&io), 0);
+	assert_memory_equal(buf, model, SEQUEL_BYTES);
+	assert_int_equal(fake->nb_requests - nb_before, 2);
+	assert_int_equal(fake->nb_faults, 0);
+	free(buf);
+}
+
+/* Short reads are no rarity: another request may be making the file longer. */
+static void test_rest_has_no_sequel(void **state)
+{
+	for_each_align(read_with_sequel, 100000, cut_whole);
 }
 
 /* ---- the end of the file ---- */
@@ -603,6 +636,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_any_range_any_buffer),
 		cmocka_unit_test(test_invisible_faults),
+		cmocka_unit_test(test_rest_has_no_sequel),
 		cmocka_unit_test(test_zeros_beyond_end),
 		cmocka_unit_test(test_tail_write_keeps_size),
 		cmocka_unit_test(test_shrunk_file),
