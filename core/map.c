@@ -11,17 +11,30 @@
 
 #define TABLES_NEAR 8u /* slices: as many as one read of the cache takes */
 
-int coroutine_fn map_read_l1(struct image *image, uint64_t guest_off, uint64_t *ret_l2_off,
-			     bool *ret_copied)
+/* A slice of the L1 table. 0 or -errno; -EAGAIN: it is not loaded, and this may not wait. */
+static int coroutine_fn get_l1_slice(struct image *image, uint64_t slice_off, bool may_wait,
+				     struct slice **ret_slice)
 {
-	uint64_t index = map_l1_index(image, guest_off);
-	uint64_t entry_off = image->l1_table_offset + index * 8;
-	uint64_t slice_off = round_down(entry_off, image->l2_cache.slice_bytes);
 	struct cache_near table = {
 		.start = round_down(image->l1_table_offset, image->l2_cache.slice_bytes),
 		.end = round_up(image->l1_table_offset + (uint64_t)image->l1_size * 8,
 				image->l2_cache.slice_bytes),
 	};
+
+	*ret_slice = cache_get_loaded(&image->l2_cache, slice_off);
+	if (*ret_slice)
+		return 0;
+	if (!may_wait)
+		return -EAGAIN;
+	return cache_get_near(&image->l2_cache, slice_off, IO_TAG_L1, &table, ret_slice);
+}
+
+static int coroutine_fn read_l1(struct image *image, uint64_t guest_off, bool may_wait,
+				uint64_t *ret_l2_off, bool *ret_copied)
+{
+	uint64_t index = map_l1_index(image, guest_off);
+	uint64_t entry_off = image->l1_table_offset + index * 8;
+	uint64_t slice_off = round_down(entry_off, image->l2_cache.slice_bytes);
 	struct slice *slice;
 	uint64_t entry;
 	int ret;
@@ -30,7 +43,7 @@ int coroutine_fn map_read_l1(struct image *image, uint64_t guest_off, uint64_t *
 	*ret_copied = false;
 	if (index >= image->l1_size)
 		return 0;
-	ret = cache_get_near(&image->l2_cache, slice_off, IO_TAG_L1, &table, &slice);
+	ret = get_l1_slice(image, slice_off, may_wait, &slice);
 	if (ret)
 		return ret;
 	entry = be64_get(slice->data + (entry_off - slice_off));
@@ -42,6 +55,12 @@ int coroutine_fn map_read_l1(struct image *image, uint64_t guest_off, uint64_t *
 	*ret_l2_off = entry & L1_OFFSET_MASK;
 	*ret_copied = entry & ENTRY_COPIED;
 	return 0;
+}
+
+int coroutine_fn map_read_l1(struct image *image, uint64_t guest_off, uint64_t *ret_l2_off,
+			     bool *ret_copied)
+{
+	return read_l1(image, guest_off, true, ret_l2_off, ret_copied);
 }
 
 /* A host offset for data: aligned, and equal to the guest's in an external data file. */
@@ -221,9 +240,9 @@ static int coroutine_fn tables_near(struct image *image, uint64_t guest_off, uin
 	return 0;
 }
 
-/* The slice of the L2 table at l2_off with the entry for guest_off. 0 or -errno. */
+/* The slice of the L2 table at l2_off with the entry for guest_off; like get_l1_slice(). */
 static int coroutine_fn get_l2_slice(struct image *image, uint64_t guest_off, uint64_t l2_off,
-				     struct slice **ret_slice)
+				     bool may_wait, struct slice **ret_slice)
 {
 	uint64_t entry_off = l2_off + map_l2_index(image, guest_off) * image->l2_entry_bytes;
 	uint64_t slice_off = round_down(entry_off, image->l2_cache.slice_bytes);
@@ -233,14 +252,16 @@ static int coroutine_fn get_l2_slice(struct image *image, uint64_t guest_off, ui
 	*ret_slice = cache_get_loaded(&image->l2_cache, slice_off);
 	if (*ret_slice)
 		return 0;
+	if (!may_wait)
+		return -EAGAIN;
 	ret = tables_near(image, guest_off, l2_off, &near);
 	if (ret)
 		return ret;
 	return cache_get_near(&image->l2_cache, slice_off, IO_TAG_L2, &near, ret_slice);
 }
 
-int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max_bytes,
-			   struct extent *ret_extent)
+static int coroutine_fn walk_layer(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+				   bool may_wait, struct extent *ret_extent)
 {
 	unsigned slice_span_bits;
 	uint64_t l2_off, end;
@@ -250,7 +271,7 @@ int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max
 
 	if (image->raw)
 		return map_raw(image, guest_off, max_bytes, ret_extent);
-	ret = map_read_l1(image, guest_off, &l2_off, &copied);
+	ret = read_l1(image, guest_off, may_wait, &l2_off, &copied);
 	if (ret)
 		return ret;
 	if (!l2_off) {
@@ -269,7 +290,7 @@ int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max
 			  __builtin_ctz(image->l2_entry_bytes);
 	end = min_u64(guest_off + max_bytes,
 		      round_down(guest_off, 1ull << slice_span_bits) + (1ull << slice_span_bits));
-	ret = get_l2_slice(image, guest_off, l2_off, &slice);
+	ret = get_l2_slice(image, guest_off, l2_off, may_wait, &slice);
 	if (ret)
 		return ret;
 	ret = decode_run(image, slice, guest_off, end, ret_extent);
@@ -280,14 +301,20 @@ int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max
 	return ret;
 }
 
-int coroutine_fn map_chain(struct image *image, uint64_t guest_off, uint64_t max_bytes,
-			   struct extent *ret_extent, unsigned *ret_depth)
+int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+			   struct extent *ret_extent)
+{
+	return walk_layer(image, guest_off, max_bytes, true, ret_extent);
+}
+
+static int coroutine_fn walk_chain(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+				   bool may_wait, struct extent *ret_extent, unsigned *ret_depth)
 {
 	unsigned depth = 0;
 	int ret;
 
 	for (;;) {
-		ret = map_layer(image, guest_off, max_bytes, ret_extent);
+		ret = walk_layer(image, guest_off, max_bytes, may_wait, ret_extent);
 		if (ret)
 			return ret;
 		max_bytes = ret_extent->len_bytes;
@@ -305,4 +332,16 @@ int coroutine_fn map_chain(struct image *image, uint64_t guest_off, uint64_t max
 	if (ret_depth)
 		*ret_depth = depth;
 	return 0;
+}
+
+int coroutine_fn map_chain(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+			   struct extent *ret_extent, unsigned *ret_depth)
+{
+	return walk_chain(image, guest_off, max_bytes, true, ret_extent, ret_depth);
+}
+
+int map_chain_loaded(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+		     struct extent *ret_extent)
+{
+	return walk_chain(image, guest_off, max_bytes, false, ret_extent, NULL);
 }

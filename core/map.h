@@ -47,6 +47,12 @@ int coroutine_fn map_layer(struct image *image, uint64_t guest_off, uint64_t max
 int coroutine_fn map_chain(struct image *image, uint64_t guest_off, uint64_t max_bytes,
 			   struct extent *ret_extent, unsigned *ret_depth);
 
+/*
+ * The same where all tables that it needs are loaded: it does not wait. Else -EAGAIN. [reactor]
+ */
+int map_chain_loaded(struct image *image, uint64_t guest_off, uint64_t max_bytes,
+		     struct extent *ret_extent);
+
 /* L1 entries that a disk of that size needs. 0, or -EFBIG for more than a table may have. */
 int map_l1_entries(const struct image *image, uint64_t size_bytes, uint64_t *ret_nb);
 

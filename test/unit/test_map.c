@@ -322,6 +322,34 @@ CO_TEST(test_unreadable_table_fails_its_requests_only)
 	assert_int_equal(image_close(image), 0);
 }
 
+/* What is loaded is told at once, as it is; for the rest nothing is read. */
+CO_TEST(test_loaded_tables_alone)
+{
+	const uint64_t second = 2ull << 20; /* where the second L2 table begins */
+	struct extent extent, loaded;
+	unsigned long nb_requests;
+
+	bytes = hand_image("a", 3, 12, HAND_DATA + 32, 4ull << 20);
+	be32_put(HAND_FIELD(bytes, l1_size), 2);
+	be64_put(bytes + HAND_L1 * CLUSTER + 8, (HAND_DATA + 16) * CLUSTER | ENTRY_COPIED);
+	hand_set_l2(bytes, 0, data(0));
+	hand_set_l2(bytes, 1, data(1));
+	image = hand_open("a", &(struct image_options){0});
+	nb_requests = hand.disk->nb_requests;
+	assert_int_equal(map_chain_loaded(image, 0, CLUSTER, &loaded), -EAGAIN);
+	assert_int_equal(hand.disk->nb_requests, nb_requests);
+	assert_int_equal(map_chain(image, 0, 8 * CLUSTER, &extent, NULL), 0);
+	nb_requests = hand.disk->nb_requests;
+	assert_int_equal(map_chain_loaded(image, 0, 8 * CLUSTER, &loaded), 0);
+	assert_memory_equal(&loaded, &extent, sizeof(extent));
+	assert_int_equal(map_chain_loaded(image, second, CLUSTER, &loaded), -EAGAIN);
+	assert_int_equal(hand.disk->nb_requests, nb_requests);
+	assert_int_equal(map_chain(image, second, CLUSTER, &extent, NULL), 0);
+	assert_int_equal(map_chain_loaded(image, second, CLUSTER, &loaded), 0);
+	assert_int_equal(loaded.kind, EXTENT_UNALLOCATED);
+	assert_int_equal(image_close(image), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -335,6 +363,7 @@ int main(void)
 		HAND_TEST(test_damaged_l1_entry),
 		HAND_TEST(test_beyond_the_end_of_the_file),
 		HAND_TEST(test_unreadable_table_fails_its_requests_only),
+		HAND_TEST(test_loaded_tables_alone),
 	};
 
 	return cmocka_run_group_tests(tests, hand_group_setup, NULL);
