@@ -12,6 +12,9 @@
 /* 2 MiB of slots, of which memory is taken as they are used. */
 #define SLOT_BITS_MAX 16u
 
+/* Clusters that are published with the one that was read: 512 bytes of an L2 table. */
+#define NEIGHBOURS 64u
+
 static struct published_slot *slot_of(const struct published *published, uint64_t cluster)
 {
 	return &published->slots[cluster & ((1ull << published->slot_bits) - 1)];
@@ -80,21 +83,70 @@ static bool tells_cluster(const struct image *image, const struct extent *extent
 	}
 }
 
+static bool is_taken(const struct published_slot *slot)
+{
+	return atomic_load_explicit(&slot->cluster, memory_order_relaxed);
+}
+
+/* The cluster that the extent begins in. False: the extent does not tell where it is. */
+static bool publish(struct image *image, const struct extent *extent)
+{
+	uint64_t cluster = extent->guest_off >> image->cluster_bits;
+	uint64_t inside = extent->guest_off & (cluster_size(image) - 1);
+
+	if (extent->kind != EXTENT_DATA || !file_reads_beside(extent->layer->data_file) ||
+	    !tells_cluster(image, extent))
+		return false;
+	set_slot(slot_of(&image->published, cluster), cluster + 1, extent->layer->data_file,
+		 extent->host_off - inside);
+	return true;
+}
+
+/* The clusters that begin in the extent, as it does, and whose slots are free. */
+static void publish_free(struct image *image, const struct extent *extent)
+{
+	struct extent rest = *extent;
+	uint64_t end = extent->guest_off + extent->len_bytes, size = cluster_size(image);
+
+	for (; rest.guest_off < end; rest.guest_off += size, rest.host_off += size)
+		if (!is_taken(slot_of(&image->published, rest.guest_off >> image->cluster_bits)))
+			publish(image, &rest);
+}
+
+/*
+ * Whoever reads here will read more of it. What the slots have already stays: where there are more
+ * clusters than slots, reads would take them from one another for ever.
+ */
+static void publish_around(struct image *image, uint64_t cluster)
+{
+	uint64_t size = cluster_size(image), off = round_down(cluster, NEIGHBOURS) * size;
+	uint64_t end = min_u64(off + NEIGHBOURS * size, image->virtual_size);
+	struct extent extent;
+
+	while (off < end) {
+		if (is_taken(slot_of(&image->published, off >> image->cluster_bits))) {
+			off += size;
+			continue;
+		}
+		if (map_chain_loaded(image, off, end - off, &extent) < 0)
+			return;
+		publish_free(image, &extent);
+		off = round_up(off + extent.len_bytes, size);
+	}
+}
+
 void published_note(struct image *image, const struct extent *extent, uint64_t since)
 {
 	const struct published *published = &image->published;
-	uint64_t cluster = extent->guest_off >> image->cluster_bits;
-	uint64_t inside = extent->guest_off & (cluster_size(image) - 1);
-	struct published_slot *slot;
+	uint64_t cluster = extent->guest_off >> image->cluster_bits, before;
 
-	if (!published->wanted || extent->kind != EXTENT_DATA)
+	if (!published->wanted)
 		return;
-	slot = slot_of(published, cluster);
-	if (atomic_load_explicit(&slot->cluster, memory_order_relaxed) == cluster + 1 ||
-	    published->nb_taken_back != since || /* P3 */
-	    !file_reads_beside(extent->layer->data_file) || !tells_cluster(image, extent))
+	before = atomic_load_explicit(&slot_of(published, cluster)->cluster, memory_order_relaxed);
+	if (before == cluster + 1 || published->nb_taken_back != since) /* P3 */
 		return;
-	set_slot(slot, cluster + 1, extent->layer->data_file, extent->host_off - inside);
+	if (publish(image, extent) && !before)
+		publish_around(image, cluster);
 }
 
 void published_take_back(struct image *image, uint64_t first, uint64_t nb)

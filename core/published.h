@@ -3,8 +3,8 @@
  * published: where clusters of the disk lie in host files, for threads that read beside the
  * reactor (image_read_beside()).
  *
- * The reactor publishes what its reads have found, one place in each slot, and takes it back
- * before the mapping changes. Who reads beside it copies the place, reads the file, and looks
+ * The reactor publishes what its reads have found, and what is around it, one place in each slot,
+ * and takes it back before the mapping changes. Who reads beside it copies the place, reads the file, and looks
  * whether the place was published all the time. Then the cluster was nobody else's meanwhile: it
  * is given to others after its entry has changed (I4, I5), and so after it was taken back. Else
  * what was read is thrown away: nothing has to wait for such a read.
@@ -50,7 +50,8 @@ void published_finish(struct published *published);
 
 /*
  * A read has found `extent`, a part of the disk of `image`, and began to look for it when
- * nb_taken_back was `since`. [reactor]
+ * nb_taken_back was `since`. The clusters around it are published with it, as they are now, as far
+ * as it is known without reading a table and no slot has another one. [reactor]
  */
 void published_note(struct image *image, const struct extent *extent, uint64_t since);
 

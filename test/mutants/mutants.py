@@ -523,7 +523,7 @@ mutant("published-read-unchecked", "what was read counts although its place was 
 mutant("published-read-checked-early", "the version is checked before the file is read",
        [(PUB, ACQUIRE + CHECK_READ, CHECK_READ)], MODEL)
 mutant("published-too-late", "a read publishes what it found before it changed",
-       [(PUB, "\t    published->nb_taken_back != since || /* P3 */\n", "")], PUBLISHED + MODEL)
+       [(PUB, " || published->nb_taken_back != since) /* P3 */", ")")], PUBLISHED + MODEL)
 mutant("published-uncounted", "nothing tells a read that something has changed",
        [(PUB, "\tpublished->nb_taken_back++;\n", "")], PUBLISHED + MODEL)
 mutant("published-not-taken-back", "a slot keeps the place of a cluster that has moved",
@@ -531,21 +531,21 @@ mutant("published-not-taken-back", "a slot keeps the place of a cluster that has
 mutant("published-taken-from-others", "a slot is emptied for a cluster that is not in it",
        [(PUB, "\t\tif (cluster && cluster - 1 - first < nb)\n", "\t\tif (cluster)\n")], PUBLISHED)
 mutant("published-again", "each read of the reactor changes the slot",
-       [(PUB, "\tif (atomic_load_explicit(&slot->cluster, memory_order_relaxed) == cluster + 1 ||\n"
-         "\t    published", "\tif (published")], PUBLISHED)
-mutant("published-zeros", "the place of a zero cluster is published",
-       [(PUB, "\tif (!published->wanted || extent->kind != EXTENT_DATA)\n",
-         "\tif (!published->wanted)\n"),
-        ("core/read.c", "\tif (is_zero(extent))\n\t\treturn;\n",
-         "\tif (is_zero(extent)) {\n"
-         "\t\tif (extent->has_host_off)\n"
-         "\t\t\tpublished_note(plan->image, extent, plan->since);\n"
-         "\t\treturn;\n\t}\n")], PUBLISHED)
+       [(PUB, "\tif (before == cluster + 1 || published", "\tif (published")], PUBLISHED)
+mutant("published-zeros", "the place of a cluster that is no data is published",
+       [(PUB, "\tif (extent->kind != EXTENT_DATA || !file", "\tif (!file")], PUBLISHED)
 mutant("published-unasked", "places are published that nobody asks for",
-       [(PUB, "\tif (!published->wanted || extent", "\tif (!published->slots || extent")], PUBLISHED)
+       [(PUB, "\tif (!published->wanted)\n\t\treturn;", "\tif (!published->slots)\n\t\treturn;")], PUBLISHED)
 mutant("published-inside-forgotten", "a place is published as if the extent began the cluster",
-       [(PUB, "extent->layer->data_file, extent->host_off - inside);",
-         "extent->layer->data_file, extent->host_off);")], PUBLISHED)
+       [(PUB, "\t\t extent->host_off - inside);", "\t\t extent->host_off);")], PUBLISHED)
+mutant("published-neighbour-for-neighbour", "all clusters of an extent are published at its beginning",
+       [(PUB, "rest.guest_off += size, rest.host_off += size)", "rest.guest_off += size)")], PUBLISHED)
+mutant("published-neighbours-displace", "neighbours take the slots of what was read",
+       [(PUB, "\t\tif (!is_taken(slot_of(&image->published, rest.guest_off >> image->cluster_bits)))\n",
+         "")], PUBLISHED)
+mutant("published-neighbours-again", "neighbours are looked at whenever a slot changes its cluster",
+       [(PUB, "\tif (publish(image, extent) && !before)\n", "\tif (publish(image, extent))\n")],
+       PUBLISHED)
 mutant("published-over-the-end", "more is read beside than the cluster has",
        [(PUB, "\tif (!published->slots || len_bytes > cluster_size(image) - inside)\n",
          "\tif (!published->slots)\n")], PUBLISHED)

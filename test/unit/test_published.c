@@ -137,8 +137,9 @@ static void coroutine_fn open_known(void)
 
 	host_create_and_open(&params);
 	write_image(0, 4 * CLUSTER, 1);
+	becomes_known(0, CLUSTER, 1);
 	for (unsigned i = 0; i < 4; i++)
-		becomes_known(i * CLUSTER, CLUSTER, 1);
+		expect_beside(i * CLUSTER, CLUSTER, 1);
 }
 
 HOST_TEST(test_found_after_a_read)
@@ -161,8 +162,56 @@ HOST_TEST(test_found_after_a_read)
 		assert_false(is_found(CLUSTER + off, 2 * CLUSTER));
 		assert_false(is_found(CLUSTER + off, SIZE_MAX));
 	}
-	expect_nothing(0);
-	expect_nothing(2 * CLUSTER);
+	host_close();
+}
+
+/* What the clusters of test_neighbours() are. */
+static void coroutine_fn write_neighbours(void)
+{
+	struct packer *packer;
+
+	write_image(0, CLUSTER, 1);
+	write_image(2 * CLUSTER, 2 * CLUSTER, 1);
+	write_image(6 * CLUSTER, CLUSTER, 1);
+	assert_int_equal(image_zero(image, 6 * CLUSTER, CLUSTER, true), 0);
+	put_bytes(7 * CLUSTER, CLUSTER, 1);
+	memset(bytes + 256, 0, CLUSTER - 256);
+	assert_int_equal(packer_create(image, &packer), 0);
+	assert_int_equal(packer_write(packer, 7 * CLUSTER, bytes, CLUSTER), 0);
+	packer_destroy(packer);
+	write_image(5 * CLUSTER, CLUSTER, 1); /* not after the one before it in the file */
+	write_image(63 * CLUSTER, 2 * CLUSTER, 1);
+	write_image(128 * CLUSTER, 1024, 1);
+}
+
+/* One read makes the data clusters of its 64 known. */
+HOST_TEST(test_neighbours)
+{
+	struct create_params params = host_params(12, 128 * CLUSTER + 1024);
+	const unsigned known[] = {0, 2, 3, 5, 63}, unknown[] = {1, 4, 6, 7, 62, 64};
+
+	host_create_and_open(&params);
+	write_neighbours();
+	becomes_known(3 * CLUSTER + 512, 512, 1);
+	for (unsigned i = 0; i < 5; i++)
+		expect_beside(known[i] * CLUSTER, CLUSTER, 1);
+	for (unsigned i = 0; i < 6; i++)
+		expect_nothing(unknown[i] * CLUSTER);
+	becomes_known(64 * CLUSTER, CLUSTER, 1);
+	assert_false(is_found(128 * CLUSTER, 512));
+	host_close();
+}
+
+/* As it is now, not as it was when another cluster was read. */
+HOST_TEST(test_neighbour_that_has_changed)
+{
+	open_known();
+	write_image(5 * CLUSTER, CLUSTER, 1);
+	assert_int_equal(image_discard(image, CLUSTER, CLUSTER), 0);
+	expect_nothing(5 * CLUSTER);
+	write_image(CLUSTER, CLUSTER, 2);
+	becomes_known(5 * CLUSTER, CLUSTER, 1);
+	expect_beside(CLUSTER, CLUSTER, 2);
 	host_close();
 }
 
@@ -272,7 +321,7 @@ HOST_TEST(test_write_over_a_backing_file)
 	becomes_known(CLUSTER + 512, 512, 2);
 	expect_beside(CLUSTER, 512, 1);
 	expect_beside(CLUSTER + 1024, CLUSTER - 1024, 1);
-	becomes_known(2 * CLUSTER, CLUSTER, 1);
+	expect_beside(2 * CLUSTER, CLUSTER, 1);
 	write_image(2 * CLUSTER, CLUSTER, 2);
 	becomes_known(2 * CLUSTER, CLUSTER, 2);
 	host_close();
@@ -342,7 +391,7 @@ static void coroutine_fn shrinks_and_grows_over(unsigned version)
 	write_raw("b", DISK_BYTES, 1);
 	host_create_and_open(&params);
 	becomes_known(CLUSTER, CLUSTER, 1);
-	becomes_known(3 * CLUSTER, CLUSTER, 1);
+	expect_beside(3 * CLUSTER, CLUSTER, 1);
 	assert_int_equal(image_resize(image, CLUSTER + 512), 0);
 	assert_int_equal(image_resize(image, DISK_BYTES), 0);
 	for (unsigned i = 0; i < 2; i++) {
@@ -367,11 +416,11 @@ HOST_TEST(test_applied_snapshot)
 	write_image(CLUSTER, CLUSTER, 2);
 	write_image(5 * CLUSTER, CLUSTER, 2);
 	becomes_known(CLUSTER, CLUSTER, 2);
-	becomes_known(5 * CLUSTER, CLUSTER, 2);
+	expect_beside(5 * CLUSTER, CLUSTER, 2);
 	assert_int_equal(snapshot_apply(image, "s", NULL), 0);
 	becomes_known(CLUSTER, CLUSTER, 1);
 	stays_unknown(5 * CLUSTER, CLUSTER, 0);
-	becomes_known(2 * CLUSTER, CLUSTER, 1);
+	expect_beside(2 * CLUSTER, CLUSTER, 1);
 	assert_int_equal(snapshot_make_empty(image, NULL), 0);
 	stays_unknown(CLUSTER, CLUSTER, 0);
 	host_close();
@@ -543,6 +592,26 @@ HOST_TEST(test_clusters_that_share_a_slot)
 	host_close();
 }
 
+/* Where there are more clusters than slots, those that are read stay known the longest. */
+HOST_TEST(test_neighbours_take_free_slots_alone)
+{
+	struct create_params params = host_params(9, 2 * NB_SLOTS * 512);
+
+	host_create_and_open(&params);
+	write_image(2 * 512, 512, 1);
+	write_image((NB_SLOTS + 1) * 512, 3 * 512, 2);
+	becomes_known(2 * 512, 512, 1);
+	/* In the slot of another one: it alone. */
+	becomes_known((NB_SLOTS + 2) * 512, 512, 2);
+	expect_nothing((NB_SLOTS + 1) * 512);
+	becomes_known(2 * 512, 512, 1);
+	/* In a free slot: those whose slots are free, too. */
+	becomes_known((NB_SLOTS + 3) * 512, 512, 2);
+	expect_beside((NB_SLOTS + 1) * 512, 512, 2);
+	expect_beside(2 * 512, 512, 1);
+	host_close();
+}
+
 /* A disk that has grown has more clusters than slots. */
 HOST_TEST(test_slots_of_a_disk_that_has_grown)
 {
@@ -567,12 +636,12 @@ HOST_TEST(test_counters)
 	expect_beside(CLUSTER, 512, 1);
 	expect_nothing(5 * CLUSTER);
 	image_get_stats(image, &after);
-	assert_int_equal(before.nb_reads_beside, 4);
-	assert_int_equal(before.nb_reads, 8);
-	assert_int_equal(before.read_bytes, 8 * CLUSTER);
-	assert_int_equal(after.nb_reads_beside, 6);
-	assert_int_equal(after.nb_reads, 10);
-	assert_int_equal(after.read_bytes, 9 * CLUSTER + 512);
+	assert_int_equal(before.nb_reads_beside, 5);
+	assert_int_equal(before.nb_reads, 6);
+	assert_int_equal(before.read_bytes, 6 * CLUSTER);
+	assert_int_equal(after.nb_reads_beside, 7);
+	assert_int_equal(after.nb_reads, 8);
+	assert_int_equal(after.read_bytes, 7 * CLUSTER + 512);
 	assert_int_equal(after.nb_reads - after.nb_reads_beside, image->stats.nb_reads);
 	host_close();
 }
@@ -642,6 +711,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		HOST_MEMORY_TEST(test_found_after_a_read),
+		HOST_MEMORY_TEST(test_neighbours),
+		HOST_MEMORY_TEST(test_neighbour_that_has_changed),
 		HOST_MEMORY_TEST(test_second_read_changes_nothing),
 		HOST_MEMORY_TEST(test_nothing_until_somebody_asks),
 		HOST_MEMORY_TEST(test_nothing_where_nothing_is_published),
@@ -662,6 +733,7 @@ int main(void)
 		HOST_MEMORY_TEST(test_raw_image),
 		HOST_MEMORY_TEST(test_external_data_file),
 		HOST_MEMORY_TEST(test_clusters_that_share_a_slot),
+		HOST_MEMORY_TEST(test_neighbours_take_free_slots_alone),
 		HOST_MEMORY_TEST(test_slots_of_a_disk_that_has_grown),
 		HOST_MEMORY_TEST(test_counters),
 		HOST_MEMORY_TEST(test_host_file_that_is_cut_off),
