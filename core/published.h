@@ -4,10 +4,10 @@
  * reactor (image_read_beside()).
  *
  * The reactor publishes what its reads have found, and what is around it, one place in each slot,
- * and takes it back before the mapping changes. Who reads beside it copies the place, reads the file, and looks
- * whether the place was published all the time. Then the cluster was nobody else's meanwhile: it
- * is given to others after its entry has changed (I4, I5), and so after it was taken back. Else
- * what was read is thrown away: nothing has to wait for such a read.
+ * and takes it back before the mapping changes. Who reads beside it copies the place, reads the
+ * file, and looks whether the place was published all the time. Then the cluster was nobody else's
+ * meanwhile: it is given to others after its entry has changed (I4, I5), and so after it was taken
+ * back. Else what was read is thrown away: nothing has to wait for such a read.
  *
  * Invariants:
  *   P1  A slot is changed by the reactor alone. Its version is odd from before the change until
