@@ -427,8 +427,8 @@ static bool look_around(struct reactor *reactor)
 	return false;
 }
 
-/* Something is to be done: it has paid, if it was tried. */
-static void look_no_more(struct reactor *reactor)
+/* Looking around has paid, if it was tried. */
+void reactor_found_work(struct reactor *reactor)
 {
 	if (reactor->busy_until_ns)
 		end_look(reactor, true);
@@ -439,11 +439,6 @@ void reactor_set_busy(struct reactor *reactor, uint64_t busy_ns)
 	reactor->busy_ns = busy_ns;
 	reactor->busy_until_ns = 0;
 	reactor->busy_skip = reactor->busy_skipped = reactor->busy_debt = 0;
-}
-
-void reactor_found_work(struct reactor *reactor)
-{
-	look_no_more(reactor);
 }
 
 /* ---- the loop ---- */
@@ -503,7 +498,7 @@ static void run_loop(struct reactor *reactor, loop_end *ended, void *arg)
 		take_inbox(reactor);
 		fire_timers(reactor);
 		if (take_from_source(reactor) || reactor->nb_ready > 0)
-			look_no_more(reactor);
+			reactor_found_work(reactor);
 		run_ready(reactor);
 		if (ended(reactor, arg))
 			break;
