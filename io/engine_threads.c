@@ -13,16 +13,12 @@
 #include "io/engine_call.h"
 #include "io/engine_mail.h"
 #include "io/file.h"
+#include "io/request_list.h"
 #include "io/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
-
-struct request_list {
-	struct io_req *head, *tail;
-	unsigned nb;
-};
 
 struct engine_threads {
 	struct engine engine;
@@ -41,37 +37,13 @@ struct engine_threads {
 	pthread_t threads[];
 };
 
-static void list_append(struct request_list *list, struct io_req *req)
-{
-	req->next = NULL;
-	if (list->tail)
-		list->tail->next = req;
-	else
-		list->head = req;
-	list->tail = req;
-	list->nb++;
-}
-
-static struct io_req *list_take(struct request_list *list)
-{
-	struct io_req *req = list->head;
-
-	if (!req)
-		return NULL;
-	list->head = req->next;
-	if (!list->head)
-		list->tail = NULL;
-	list->nb--;
-	return req;
-}
-
 static void *thread_main(void *arg)
 {
 	struct engine_threads *threads = arg;
 
 	pthread_mutex_lock(&threads->lock);
 	for (;;) {
-		struct io_req *req = list_take(&threads->queue);
+		struct io_req *req = request_list_take(&threads->queue);
 
 		if (!req) {
 			if (threads->stopping)
@@ -110,8 +82,8 @@ static void hand_over(struct engine_threads *threads)
 	if (threads->generation != io_fork_generation())
 		forget_threads(threads);
 	pthread_mutex_lock(&threads->lock);
-	while ((req = list_take(&threads->gathered)))
-		list_append(&threads->queue, req);
+	while ((req = request_list_take(&threads->gathered)))
+		request_list_append(&threads->queue, req);
 	if (threads->queue.nb > threads->nb_idle)
 		nb_missing = threads->queue.nb - threads->nb_idle;
 	for (unsigned i = 0; i < threads->queue.nb && i < threads->nb_idle; i++)
@@ -127,7 +99,7 @@ static void hand_over(struct engine_threads *threads)
 	if (threads->nb_threads)
 		return;
 	/* Not one thread could be had: slow is better than stuck. */
-	while ((req = list_take(&threads->queue)))
+	while ((req = request_list_take(&threads->queue)))
 		io_complete(req, io_call(req));
 }
 
@@ -151,7 +123,7 @@ static void threads_submit(struct engine *engine, struct io_req *req)
 	struct engine_threads *threads = (struct engine_threads *)engine;
 
 	if (!io_call_try(req))
-		list_append(&threads->gathered, req);
+		request_list_append(&threads->gathered, req);
 }
 
 static void threads_wait(struct engine *engine, uint64_t timeout_ns)

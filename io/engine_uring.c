@@ -52,26 +52,6 @@ static int uring_attach(struct engine *engine, struct reactor *reactor)
 
 /* ---- requests ---- */
 
-static void list_append(struct request_list *list, struct io_req *req)
-{
-	req->next = NULL;
-	if (list->tail)
-		list->tail->next = req;
-	else
-		list->head = req;
-	list->tail = req;
-}
-
-static struct io_req *list_take(struct request_list *list)
-{
-	struct io_req *req = list->head;
-
-	list->head = req->next;
-	if (!list->head)
-		list->tail = NULL;
-	return req;
-}
-
 static void job_execute(void *arg)
 {
 	struct io_req *req = arg;
@@ -125,7 +105,7 @@ static void uring_submit(struct engine *engine, struct io_req *req)
 	    (uring->confined && req->file->fixed < 0)) /* U4 */
 		execute_elsewhere(uring, req);
 	else if (!execute_flush(uring, req))
-		list_append(&uring->queue, req);
+		request_list_append(&uring->queue, req);
 }
 
 static void prepare_rw(struct io_uring_sqe *sqe, const struct io_req *req, int fd)
@@ -322,7 +302,7 @@ static void fill_ring(struct engine_uring *uring)
 
 		if (!sqe)
 			return;
-		prepare(uring, sqe, list_take(&uring->queue));
+		prepare(uring, sqe, request_list_take(&uring->queue));
 		uring->nb_inflight++;
 	}
 }
@@ -448,9 +428,9 @@ static void run_ring(struct engine_uring *uring, uint64_t timeout_ns)
 /* A loop round without one. */
 static void run_calls(struct engine_uring *uring, uint64_t timeout_ns)
 {
-	while (uring->queue.head) {
-		struct io_req *req = list_take(&uring->queue);
+	struct io_req *req;
 
+	while ((req = request_list_take(&uring->queue))) {
 		io_complete(req, io_call(req));
 		timeout_ns = 0;
 	}

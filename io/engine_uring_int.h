@@ -8,6 +8,7 @@
 
 #include "io/engine_mail.h"
 #include "io/engine_uring.h"
+#include "io/request_list.h"
 
 #include <liburing.h>
 #include <sys/types.h>
@@ -18,10 +19,6 @@
 #define SLOT_CMD (NB_FILES + 1)
 #define SLOT_WATCH (NB_FILES + 2)
 #define NB_SLOTS (NB_FILES + 3)
-
-struct request_list {
-	struct io_req *head, *tail;
-};
 
 struct engine_uring {
 	struct engine engine;
