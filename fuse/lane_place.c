@@ -15,7 +15,7 @@ void lane_place_decide(struct lane_place *place, _Atomic unsigned *term, unsigne
 	if (place->away) {
 		place->left--;
 		place->away = alone && place->left > 0;
-	} else if (alone && nb_crowds >= LANE_CROWDS_MAX) {
+	} else if (alone && nb_crowds >= LANE_CROWDS_ENOUGH) {
 		place->away = true;
 		place->left = !last ? 1 : last < TERM_MAX ? 2 * last : TERM_MAX;
 		*term = place->left;

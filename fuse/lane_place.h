@@ -23,7 +23,7 @@
  * and so many crowds are enough. The first request of one often comes alone, while the client still
  * makes the others.
  */
-#define LANE_CROWDS_MAX (LANE_WINDOW / 4)
+#define LANE_CROWDS_ENOUGH (LANE_WINDOW / 4)
 
 /* All zeros: at home. */
 struct lane_place {

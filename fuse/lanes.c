@@ -81,10 +81,10 @@ static void go(const struct lane *lane)
 {
 	const cpu_set_t *cpus = lane->place.away ? &lane->elsewhere : &lane->home;
 	bool gone = sched_setaffinity(0, sizeof(*cpus), cpus) == 0;
-	bool beside_client = lane->place.away ? gone : !gone || CPU_COUNT(cpus) > 1;
+	bool apart = lane->place.away ? gone : !gone || CPU_COUNT(cpus) > 1;
 
 	/* Whoever looks around on its client's own CPU is in its way. */
-	reactor_set_busy(lane->reactor, beside_client ? lane->lanes->params.busy_ns : 0);
+	reactor_set_busy(lane->reactor, apart ? lane->lanes->params.busy_ns : 0);
 }
 
 static void end_window(struct lane *lane)
@@ -111,7 +111,7 @@ void lane_count(struct lane *lane)
 		lane->nb_crowds += lane->nb_in_round >= LANE_CROWD;
 		lane->nb_in_round = 0;
 		if (lane->nb_rounds == LANE_WINDOW ||
-		    (!lane->place.away && lane->nb_crowds == LANE_CROWDS_MAX))
+		    (!lane->place.away && lane->nb_crowds == LANE_CROWDS_ENOUGH))
 			end_window(lane);
 	}
 	lane->nb_in_round++;

@@ -56,8 +56,8 @@ static void test_stays_with_one_of_several(void **state)
 
 static void test_leaves_a_lone_crowd(void **state)
 {
-	assert_false(after(LANE_CROWDS_MAX - 1, 0));
-	assert_true(after(LANE_CROWDS_MAX, 0));
+	assert_false(after(LANE_CROWDS_ENOUGH - 1, 0));
+	assert_true(after(LANE_CROWDS_ENOUGH, 0));
 	setup(state);
 	assert_true(after(LANE_WINDOW, REQUESTS / 4 - 1));
 }
