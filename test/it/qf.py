@@ -27,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 
@@ -65,6 +66,11 @@ _cases = []
 def case(function):
     _cases.append(function)
     return function
+
+
+def case_with_preload(function):
+    """One that uses Box.preload(): not with a sanitizer, which wants to be the first library."""
+    return function if SAN else case(function)
 
 
 def cases_for(values, name=str):
@@ -455,6 +461,22 @@ class Box:
         """Serves it through FUSE over io_uring, which is switched on."""
         need_ring()
         return self.mount(image, options=["transport=uring"], **kwargs)
+
+    def memory_folder(self):
+        """A folder in memory, where a sync costs nothing and a read waits for nothing."""
+        shm = "/dev/shm"
+        if not os.access(shm, os.W_OK) or shutil.disk_usage(shm).free < GIB or \
+                run("stat", "-f", "-c", "%T", shm).stdout != "tmpfs\n":
+            raise Skip("no memory file system")
+        folder = tempfile.mkdtemp(prefix="qcow2fs-test.", dir=shm)
+        self.defer(shutil.rmtree, folder)
+        return folder
+
+    def preload(self, code):
+        """The wrapper of a server whose library calls go to the C functions in `code` first."""
+        library = self.path("preloaded.so")
+        run("cc", "-shared", "-fPIC", "-o", library, self.write("preloaded.c", code.encode()))
+        return ["env", f"LD_PRELOAD={library}"]
 
     def refuse(self, *words, status, saying=(), cwd=None):
         """
