@@ -47,6 +47,11 @@ unsigned lanes_count(const struct lanes *lanes)
 	return lanes ? lanes->nb : 0;
 }
 
+struct lane *lane_at(struct lanes *lanes, unsigned index)
+{
+	return &lanes->lanes[index];
+}
+
 struct reactor *lane_reactor(const struct lane *lane)
 {
 	return lane->reactor;

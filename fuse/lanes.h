@@ -35,6 +35,7 @@ void lanes_destroy(struct lanes *lanes);
 
 /* How many there are; none in NULL. */
 unsigned lanes_count(const struct lanes *lanes);
+struct lane *lane_at(struct lanes *lanes, unsigned index);
 /* Which one is at home on that CPU, or NULL: this process may not use it. */
 struct lane *lane_of_queue(struct lanes *lanes, unsigned cpu);
 struct reactor *lane_reactor(const struct lane *lane);

@@ -284,7 +284,7 @@ static void serve_init(struct transport_dev *dev, const struct message *message)
 	with_ring = ((uint64_t)out.flags2 << 32) & FUSE_OVER_IO_URING;
 	res = answer(dev, message->unique, 0, &iov, 1);
 	if (with_ring && res == 0)
-		transport_uring_start(dev->params.ring, dev->fd, &dev->transport);
+		transport_uring_start(dev->params.ring, &dev->transport);
 }
 
 /* ---- requests ---- */
@@ -722,6 +722,8 @@ int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 		log_error("%s: mount failed: the FUSE device: %s", mountpoint, strerror(errno));
 		return -EIO;
 	}
+	if (dev->params.ring && !transport_uring_set_device(dev->params.ring, dev->fd))
+		dev->params.ring = NULL;
 	dev->source_buf = pool_get(dev);
 	return 0;
 }

@@ -81,13 +81,11 @@ struct transport_uring {
 	struct engine *engine;
 	struct lanes *lanes; /* NULL: the reactor has all entries */
 	struct transport *device;
-	int fd;
 	unsigned nb_queues, nb_entries;
 	size_t payload_bytes;
 	uid_t owner;
 	struct entry *entries;
 	char *payloads;
-	struct task file_task;
 	unsigned nb_for_lanes;     /* requests that have come to the reactor */
 	_Atomic unsigned nb_alive; /* T3 */
 	_Atomic int state;
@@ -335,6 +333,14 @@ static void serve(struct entry *entry)
 	commit(entry, res < 0 ? res : 0, zero_bytes);
 }
 
+static void give_up(struct transport_uring *ring, int error)
+{
+	if (atomic_exchange(&ring->state, RING_FAILED) != RING_FAILED)
+		log_warning("FUSE over io_uring cannot be set up (%s); requests come through "
+			    "the device",
+			    strerror(-error));
+}
+
 static void cmd_done(struct uring_cmd *cmd, int result)
 {
 	struct entry *entry = (struct entry *)((char *)cmd - offsetof(struct entry, cmd));
@@ -355,19 +361,44 @@ static void cmd_done(struct uring_cmd *cmd, int result)
 		return; /* unmounted */
 	if (!registering)
 		log_error("FUSE over io_uring: an answer was not taken: %s", strerror(-result));
-	else if (atomic_exchange(&ring->state, RING_FAILED) != RING_FAILED)
-		log_warning("FUSE over io_uring cannot be set up (%s); requests come through "
-			    "the device",
-			    strerror(-result));
+	else
+		give_up(ring, result);
 }
 
 /* ---- life ---- */
 
-static void coroutine_fn set_file(void *arg)
-{
-	const struct transport_uring *ring = arg;
+struct device_setting {
+	struct engine *engine;
+	int fd;
+	bool registered;
+};
 
-	engine_uring_set_cmd_file(ring->engine, ring->fd);
+static void coroutine_fn set_device_here(void *arg)
+{
+	struct device_setting *setting = arg;
+
+	setting->registered = engine_uring_set_cmd_file(setting->engine, setting->fd);
+}
+
+static bool set_device(struct reactor *reactor, int fd)
+{
+	struct device_setting setting = {.engine = reactor_engine(reactor), .fd = fd};
+
+	reactor_run(reactor, set_device_here, &setting);
+	return setting.registered;
+}
+
+bool transport_uring_set_device(struct transport_uring *ring, int fd)
+{
+	bool good = set_device(ring->params.reactor, fd);
+
+	for (unsigned i = 0; i < lanes_count(ring->lanes); i++)
+		good &= set_device(lane_reactor(lane_at(ring->lanes, i)), fd);
+	if (good || !ring->params.confined)
+		return true;
+	set_device(ring->params.reactor, -1);
+	give_up(ring, -ENOMEM);
+	return false;
 }
 
 static void coroutine_fn register_queue(void *arg)
@@ -375,20 +406,16 @@ static void coroutine_fn register_queue(void *arg)
 	struct entry *first = arg;
 	struct engine *engine = reactor_engine(who_is_here(first));
 
-	engine_uring_set_cmd_file(engine, first->ring->fd);
 	for (unsigned i = 0; i < QUEUE_DEPTH; i++)
 		engine_uring_submit_cmd(engine, &first[i].cmd);
 }
 
 /* The kernel turns to the ring when the last queue begins. */
-void transport_uring_start(struct transport_uring *ring, int fd, struct transport *device)
+void transport_uring_start(struct transport_uring *ring, struct transport *device)
 {
-	ring->fd = fd;
 	ring->device = device;
 	ring->nb_alive = ring->nb_entries;
 	ring->state = RING_ACTIVE;
-	ring->file_task = (struct task){.fn = set_file, .arg = ring};
-	reactor_post(ring->params.reactor, &ring->file_task);
 	for (unsigned i = 0; i < ring->nb_entries; i += QUEUE_DEPTH) {
 		struct entry *first = &ring->entries[i];
 

@@ -46,11 +46,16 @@ int transport_uring_create(const struct transport_uring_params *params,
 unsigned transport_uring_payload_bytes(const struct transport_uring *ring);
 
 /*
- * The kernel has just accepted the ring in INIT on the descriptor `fd`; `device` takes
- * its notifications. Everybody waits until the ring is complete. If it cannot be, the kernel
- * goes on with the device. [any thread]
+ * The FUSE device on which INIT will come. False, with a message: commands cannot go to it. Then
+ * INIT must not accept the ring, for everybody would wait for it for ever. [not the reactor]
  */
-void transport_uring_start(struct transport_uring *ring, int fd, struct transport *device);
+bool transport_uring_set_device(struct transport_uring *ring, int fd);
+
+/*
+ * The kernel has just accepted the ring in INIT; `device` takes its notifications. Everybody waits
+ * until the ring is complete. If it cannot be, the kernel goes on with the device. [any thread]
+ */
+void transport_uring_start(struct transport_uring *ring, struct transport *device);
 
 /* Do requests come through the ring? [any thread] */
 bool transport_uring_is_active(const struct transport_uring *ring);

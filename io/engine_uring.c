@@ -230,15 +230,13 @@ bool engine_uring_takes_cmds(struct engine *engine)
 	return uring->have_ring;
 }
 
-int engine_uring_set_cmd_file(struct engine *engine, int fd)
+bool engine_uring_set_cmd_file(struct engine *engine, int fd)
 {
 	struct engine_uring *uring = (struct engine_uring *)engine;
 
 	uring->cmd_fd = fd;
-	if (!uring->have_ring || !uring_owns_ring(uring) ||
-	    uring_register_file(uring, SLOT_CMD, fd))
-		return 0;
-	return uring->confined ? -EMFILE : 0;
+	return !uring->have_ring || !uring_owns_ring(uring) ||
+	       uring_register_file(uring, SLOT_CMD, fd);
 }
 
 /* ---- a loop round ---- */

@@ -43,8 +43,11 @@ int engine_uring_create_for_cmds(unsigned nb_cmds, bool confined, struct engine 
 /* Can commands be submitted? False also when the reactor's thread got no ring. */
 bool engine_uring_takes_cmds(struct engine *engine);
 
-/* The file that commands go to, before the first of them; the caller's. 0 or -errno. */
-int engine_uring_set_cmd_file(struct engine *engine, int fd);
+/*
+ * The file that commands go to, before the first of them; the caller's. -1: none. False: it could
+ * not be registered, and a ring that is confined will not take it.
+ */
+bool engine_uring_set_cmd_file(struct engine *engine, int fd);
 
 /*
  * Takes a command, one of those that room was made for. Those in flight when the engine
