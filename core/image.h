@@ -122,21 +122,22 @@ int coroutine_fn image_read_then(struct image *image, uint64_t guest_off, void *
 				 struct io_sequel *sequel);
 
 /*
- * Prepares for image_read_beside(): reads remember where they find clusters, once somebody has
- * called it. False: none of the files answers at once, or there is no memory for it. Nobody else
- * may have the image open for writing (force_share). [before the first read]
+ * Prepares for image_read_beside(): reads remember where they find clusters, and those around
+ * them, once somebody has called it. False: none of the files answers at once, or there is no
+ * memory for it. Nobody else may have the image open for writing (force_share). [before the first
+ * read]
  */
 bool image_publish(struct image *image);
 /*
  * The same as image_read(), beside the reactor and without waiting, where an earlier read has found
- * the cluster and its host file answers at once. False: so it is not, or the mapping has just
- * changed; buf is undefined then, and image_read() knows. The image stays open meanwhile, and the
- * range lay inside the disk when its size was looked at. [any thread]
+ * the cluster, or one near it, and its host file answers at once. False: so it is not, or the
+ * mapping has just changed; buf is undefined then, and image_read() knows. The image stays open
+ * meanwhile, and the range lay inside the disk when its size was looked at. [any thread]
  */
 bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes);
 /*
- * Has an earlier read found the cluster, so that image_read_beside() may succeed? As with that,
- * reads remember what they find from now on. [reactor]
+ * Is it known where the cluster is, so that image_read_beside() may succeed? As with that, reads
+ * remember what they find from now on. [reactor]
  */
 bool image_fits_beside(struct image *image, uint64_t guest_off, size_t len_bytes);
 

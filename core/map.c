@@ -7,6 +7,7 @@
  */
 #include "core/map.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #define TABLES_NEAR 8u /* slices: as many as one read of the cache takes */
@@ -260,6 +261,7 @@ static int coroutine_fn get_l2_slice(struct image *image, uint64_t guest_off, ui
 	return cache_get_near(&image->l2_cache, slice_off, IO_TAG_L2, &near, ret_slice);
 }
 
+/* If it may not wait, nothing here or below it yields. */
 static int coroutine_fn walk_layer(struct image *image, uint64_t guest_off, uint64_t max_bytes,
 				   bool may_wait, struct extent *ret_extent)
 {
@@ -343,5 +345,6 @@ int coroutine_fn map_chain(struct image *image, uint64_t guest_off, uint64_t max
 int map_chain_loaded(struct image *image, uint64_t guest_off, uint64_t max_bytes,
 		     struct extent *ret_extent)
 {
+	assert(max_bytes <= image->virtual_size && guest_off <= image->virtual_size - max_bytes);
 	return walk_chain(image, guest_off, max_bytes, false, ret_extent, NULL);
 }

@@ -12,7 +12,7 @@
 /* 2 MiB of slots, of which memory is taken as they are used. */
 #define SLOT_BITS_MAX 16u
 
-/* Clusters that are published with the one that was read: 512 bytes of an L2 table. */
+/* Clusters that are published when one of them was read: 512 bytes of an L2 table. */
 #define NEIGHBOURS 64u
 
 static struct published_slot *slot_of(const struct published *published, uint64_t cluster)
@@ -102,20 +102,9 @@ static bool publish(struct image *image, const struct extent *extent)
 	return true;
 }
 
-/* The clusters that begin in the extent, as it does, and whose slots are free. */
-static void publish_free(struct image *image, const struct extent *extent)
-{
-	struct extent rest = *extent;
-	uint64_t end = extent->guest_off + extent->len_bytes, size = cluster_size(image);
-
-	for (; rest.guest_off < end; rest.guest_off += size, rest.host_off += size)
-		if (!is_taken(slot_of(&image->published, rest.guest_off >> image->cluster_bits)))
-			publish(image, &rest);
-}
-
 /*
- * Whoever reads here will read more of it. What the slots have already stays: where there are more
- * clusters than slots, reads would take them from one another for ever.
+ * Whoever reads here will read more of it. What the slots have already stays, or where there are
+ * more clusters than slots, reads would take them from one another for ever.
  */
 static void publish_around(struct image *image, uint64_t cluster)
 {
@@ -123,16 +112,10 @@ static void publish_around(struct image *image, uint64_t cluster)
 	uint64_t end = min_u64(off + NEIGHBOURS * size, image->virtual_size);
 	struct extent extent;
 
-	while (off < end) {
-		if (is_taken(slot_of(&image->published, off >> image->cluster_bits))) {
-			off += size;
-			continue;
-		}
-		if (map_chain_loaded(image, off, end - off, &extent) < 0)
-			return;
-		publish_free(image, &extent);
-		off = round_up(off + extent.len_bytes, size);
-	}
+	for (; off < end; off += size)
+		if (!is_taken(slot_of(&image->published, off >> image->cluster_bits)) &&
+		    map_chain_loaded(image, off, min_u64(size, end - off), &extent) == 0)
+			publish(image, &extent);
 }
 
 void published_note(struct image *image, const struct extent *extent, uint64_t since)
@@ -145,6 +128,7 @@ void published_note(struct image *image, const struct extent *extent, uint64_t s
 	before = atomic_load_explicit(&slot_of(published, cluster)->cluster, memory_order_relaxed);
 	if (before == cluster + 1 || published->nb_taken_back != since) /* P3 */
 		return;
+	/* In a free slot alone: so once, until something is taken back. */
 	if (publish(image, extent) && !before)
 		publish_around(image, cluster);
 }

@@ -17,7 +17,7 @@
  *       what the old one did, the layers below never change, and nobody else writes to the files
  *       (their locks).
  *   P3  A place is published only if nothing was taken back since the mapping was looked up, which
- *       may have waited.
+ *       may have waited; or at once, after a look that does not wait.
  *   P4  What was read counts if the slot's version was even and the same, before the place was
  *       copied and after the file was read.
  */

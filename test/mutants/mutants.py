@@ -538,11 +538,12 @@ mutant("published-unasked", "places are published that nobody asks for",
        [(PUB, "\tif (!published->wanted)\n\t\treturn;", "\tif (!published->slots)\n\t\treturn;")], PUBLISHED)
 mutant("published-inside-forgotten", "a place is published as if the extent began the cluster",
        [(PUB, "\t\t extent->host_off - inside);", "\t\t extent->host_off);")], PUBLISHED)
-mutant("published-neighbour-for-neighbour", "all clusters of an extent are published at its beginning",
-       [(PUB, "rest.guest_off += size, rest.host_off += size)", "rest.guest_off += size)")], PUBLISHED)
 mutant("published-neighbours-displace", "neighbours take the slots of what was read",
-       [(PUB, "\t\tif (!is_taken(slot_of(&image->published, rest.guest_off >> image->cluster_bits)))\n",
-         "")], PUBLISHED)
+       [(PUB, "\t\tif (!is_taken(slot_of(&image->published, off >> image->cluster_bits)) &&\n\t\t    map_",
+         "\t\tif (map_")], PUBLISHED)
+mutant("published-neighbours-until-unknown", "one neighbour that is not known hides those behind it",
+       [(PUB, "&extent) == 0)\n\t\t\tpublish(image, &extent);\n",
+         "&extent) == 0)\n\t\t\tpublish(image, &extent);\n\t\telse\n\t\t\treturn;\n")], PUBLISHED)
 mutant("published-neighbours-again", "neighbours are looked at whenever a slot changes its cluster",
        [(PUB, "\tif (publish(image, extent) && !before)\n", "\tif (publish(image, extent))\n")],
        PUBLISHED)

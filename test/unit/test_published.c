@@ -202,6 +202,44 @@ HOST_TEST(test_neighbours)
 	host_close();
 }
 
+/* Each where it is: here, below in larger clusters, or nowhere. */
+HOST_TEST(test_neighbours_in_two_layers)
+{
+	struct create_params params = above("b", "qcow2"), lower = host_params(16, 20 * CLUSTER);
+
+	write_lower("b", &lower, 20 * CLUSTER, 1);
+	host_create_and_open(&params);
+	for (unsigned i = 3; i < 64; i += 15)
+		write_image(i * CLUSTER, CLUSTER, 2);
+	becomes_known(4 * CLUSTER, CLUSTER, 1);
+	for (unsigned i = 0; i < 64; i++) {
+		if (i % 15 == 3)
+			expect_beside(i * CLUSTER, CLUSTER, 2);
+		else if (i < 20)
+			expect_beside(i * CLUSTER, CLUSTER, 1);
+		else
+			expect_nothing(i * CLUSTER);
+	}
+	host_close();
+}
+
+/* What only tables tell that are not loaded is not known, nor in the way of what is behind it. */
+HOST_TEST(test_neighbours_that_nobody_has_looked_for)
+{
+	struct create_params params = above("b", "qcow2"), lower = host_params(12, DISK_BYTES);
+
+	write_lower("b", &lower, DISK_BYTES, 1);
+	host_create_and_open(&params);
+	write_image(8 * CLUSTER, 8 * CLUSTER, 2);
+	host_close();
+	host_open("a");
+	becomes_known(9 * CLUSTER, CLUSTER, 2);
+	for (unsigned i = 8; i < 16; i++)
+		expect_beside(i * CLUSTER, CLUSTER, 2);
+	becomes_known(0, CLUSTER, 1);
+	host_close();
+}
+
 /* As it is now, not as it was when another cluster was read. */
 HOST_TEST(test_neighbour_that_has_changed)
 {
@@ -712,6 +750,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		HOST_MEMORY_TEST(test_found_after_a_read),
 		HOST_MEMORY_TEST(test_neighbours),
+		HOST_MEMORY_TEST(test_neighbours_in_two_layers),
+		HOST_MEMORY_TEST(test_neighbours_that_nobody_has_looked_for),
 		HOST_MEMORY_TEST(test_neighbour_that_has_changed),
 		HOST_MEMORY_TEST(test_second_read_changes_nothing),
 		HOST_MEMORY_TEST(test_nothing_until_somebody_asks),
