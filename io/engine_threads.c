@@ -43,9 +43,9 @@ static void *thread_main(void *arg)
 
 	pthread_mutex_lock(&threads->lock);
 	for (;;) {
-		struct io_req *req = request_list_take(&threads->queue);
+		struct io_req *req;
 
-		if (!req) {
+		if (!threads->queue.head) {
 			if (threads->stopping)
 				break;
 			threads->nb_idle++;
@@ -53,6 +53,7 @@ static void *thread_main(void *arg)
 			threads->nb_idle--;
 			continue;
 		}
+		req = request_list_take(&threads->queue);
 		pthread_mutex_unlock(&threads->lock);
 		req->result = io_call(req);
 		io_mail_post(&threads->mail, req);
@@ -74,7 +75,6 @@ static void forget_threads(struct engine_threads *threads)
 /* Gives the gathered requests to the threads, starting as many as have something to do. */
 static void hand_over(struct engine_threads *threads)
 {
-	struct io_req *req;
 	unsigned nb_missing = 0;
 
 	if (!threads->gathered.nb)
@@ -82,8 +82,8 @@ static void hand_over(struct engine_threads *threads)
 	if (threads->generation != io_fork_generation())
 		forget_threads(threads);
 	pthread_mutex_lock(&threads->lock);
-	while ((req = request_list_take(&threads->gathered)))
-		request_list_append(&threads->queue, req);
+	while (threads->gathered.head)
+		request_list_append(&threads->queue, request_list_take(&threads->gathered));
 	if (threads->queue.nb > threads->nb_idle)
 		nb_missing = threads->queue.nb - threads->nb_idle;
 	for (unsigned i = 0; i < threads->queue.nb && i < threads->nb_idle; i++)
@@ -99,8 +99,11 @@ static void hand_over(struct engine_threads *threads)
 	if (threads->nb_threads)
 		return;
 	/* Not one thread could be had: slow is better than stuck. */
-	while ((req = request_list_take(&threads->queue)))
+	while (threads->queue.head) {
+		struct io_req *req = request_list_take(&threads->queue);
+
 		io_complete(req, io_call(req));
+	}
 }
 
 static int threads_attach(struct engine *engine, struct reactor *reactor)

@@ -426,9 +426,9 @@ static void run_ring(struct engine_uring *uring, uint64_t timeout_ns)
 /* A loop round without one. */
 static void run_calls(struct engine_uring *uring, uint64_t timeout_ns)
 {
-	struct io_req *req;
+	while (uring->queue.head) {
+		struct io_req *req = request_list_take(&uring->queue);
 
-	while ((req = request_list_take(&uring->queue))) {
 		io_complete(req, io_call(req));
 		timeout_ns = 0;
 	}

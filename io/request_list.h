@@ -26,13 +26,11 @@ static inline void request_list_append(struct request_list *list, struct io_req 
 	list->nb++;
 }
 
-/* The first one, or NULL. */
+/* The first one; the list is not empty. */
 static inline struct io_req *request_list_take(struct request_list *list)
 {
 	struct io_req *req = list->head;
 
-	if (!req)
-		return NULL;
 	list->head = req->next;
 	if (!list->head)
 		list->tail = NULL;
