@@ -20,6 +20,12 @@ static struct published_slot *slot_of(const struct published *published, uint64_
 	return &published->slots[cluster & ((1ull << published->slot_bits) - 1)];
 }
 
+/* The number of the cluster in it, plus 1; 0: none. */
+static uint64_t cluster_in(const struct published_slot *slot)
+{
+	return atomic_load_explicit(&slot->cluster, memory_order_relaxed);
+}
+
 static bool any_reads_beside(const struct image *image)
 {
 	for (; image; image = image->backing)
@@ -83,11 +89,6 @@ static bool tells_cluster(const struct image *image, const struct extent *extent
 	}
 }
 
-static bool is_taken(const struct published_slot *slot)
-{
-	return atomic_load_explicit(&slot->cluster, memory_order_relaxed);
-}
-
 /* The cluster that the extent begins in. False: the extent does not tell where it is. */
 static bool publish(struct image *image, const struct extent *extent)
 {
@@ -113,7 +114,7 @@ static void publish_around(struct image *image, uint64_t cluster)
 	struct extent extent;
 
 	for (; off < end; off += size)
-		if (!is_taken(slot_of(&image->published, off >> image->cluster_bits)) &&
+		if (!cluster_in(slot_of(&image->published, off >> image->cluster_bits)) &&
 		    map_chain_loaded(image, off, min_u64(size, end - off), &extent) == 0)
 			publish(image, &extent);
 }
@@ -125,7 +126,7 @@ void published_note(struct image *image, const struct extent *extent, uint64_t s
 
 	if (!published->wanted)
 		return;
-	before = atomic_load_explicit(&slot_of(published, cluster)->cluster, memory_order_relaxed);
+	before = cluster_in(slot_of(published, cluster));
 	if (before == cluster + 1 || published->nb_taken_back != since) /* P3 */
 		return;
 	/* In a free slot alone: so once, until something is taken back. */
@@ -143,7 +144,7 @@ void published_take_back(struct image *image, uint64_t first, uint64_t nb)
 		return;
 	for (uint64_t i = 0; i < nb && i < nb_slots; i++) {
 		struct published_slot *slot = slot_of(published, first + i);
-		uint64_t cluster = atomic_load_explicit(&slot->cluster, memory_order_relaxed);
+		uint64_t cluster = cluster_in(slot);
 
 		if (cluster && cluster - 1 - first < nb)
 			set_slot(slot, 0, NULL, 0);
@@ -173,8 +174,7 @@ bool image_fits_beside(struct image *image, uint64_t guest_off, size_t len_bytes
 {
 	const struct published_slot *slot = ask_for_slot(image, guest_off, len_bytes);
 
-	return slot && atomic_load_explicit(&slot->cluster, memory_order_relaxed) ==
-			       (guest_off >> image->cluster_bits) + 1;
+	return slot && cluster_in(slot) == (guest_off >> image->cluster_bits) + 1;
 }
 
 bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes)
@@ -188,8 +188,7 @@ bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_
 	if (!slot)
 		return false;
 	version = atomic_load_explicit(&slot->version, memory_order_acquire);
-	if (version & 1 ||
-	    atomic_load_explicit(&slot->cluster, memory_order_relaxed) != cluster + 1)
+	if (version & 1 || cluster_in(slot) != cluster + 1)
 		return false;
 	file = atomic_load_explicit(&slot->file, memory_order_relaxed);
 	host_off = atomic_load_explicit(&slot->host_off, memory_order_relaxed);

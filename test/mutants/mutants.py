@@ -510,10 +510,10 @@ mutant("published-place-before-version", "a place is copied that is older than t
        [(PUB, "atomic_load_explicit(&slot->version, memory_order_acquire)",
          "atomic_load_explicit(&slot->version, memory_order_relaxed)")], MODEL)
 mutant("published-odd-is-copied", "a place is copied while it changes",
-       [(PUB, "\tif (version & 1 ||\n\t    atomic", "\tif (atomic")], MODEL)
+       [(PUB, "\tif (version & 1 || cluster_in", "\tif (cluster_in")], MODEL)
 mutant("published-of-another", "the place of whichever cluster is in the slot is read",
-       [(PUB, "\tif (version & 1 ||\n\t    atomic_load_explicit(&slot->cluster, memory_order_relaxed)"
-         " != cluster + 1)\n", "\tif (version & 1)\n")], PUBLISHED + MODEL)
+       [(PUB, "\tif (version & 1 || cluster_in(slot) != cluster + 1)\n", "\tif (version & 1)\n")],
+       PUBLISHED + MODEL)
 mutant("published-place-unchecked", "halves of two places are read",
        [(PUB, CHECK_PLACE, "")], MODEL)
 mutant("published-place-checked-early", "the version is checked before the place is copied",
@@ -539,7 +539,7 @@ mutant("published-unasked", "places are published that nobody asks for",
 mutant("published-inside-forgotten", "a place is published as if the extent began the cluster",
        [(PUB, "\t\t extent->host_off - inside);", "\t\t extent->host_off);")], PUBLISHED)
 mutant("published-neighbours-displace", "neighbours take the slots of what was read",
-       [(PUB, "\t\tif (!is_taken(slot_of(&image->published, off >> image->cluster_bits)) &&\n\t\t    map_",
+       [(PUB, "\t\tif (!cluster_in(slot_of(&image->published, off >> image->cluster_bits)) &&\n\t\t    map_",
          "\t\tif (map_")], PUBLISHED)
 mutant("published-neighbours-until-unknown", "one neighbour that is not known hides those behind it",
        [(PUB, "&extent) == 0)\n\t\t\tpublish(image, &extent);\n",
