@@ -50,6 +50,18 @@ static void coroutine_fn read_image(uint64_t guest_off, size_t len_bytes, unsign
 	expect_bytes(guest_off, len_bytes, number);
 }
 
+/* The cluster at guest_off, whose first 256 bytes are of that write; the others are zeros. */
+static void coroutine_fn write_compressed(uint64_t guest_off, unsigned number)
+{
+	struct packer *packer;
+
+	put_bytes(guest_off, CLUSTER, number);
+	memset(bytes + 256, 0, CLUSTER - 256);
+	assert_int_equal(packer_create(image, &packer), 0);
+	assert_int_equal(packer_write(packer, guest_off, bytes, CLUSTER), 0);
+	packer_destroy(packer);
+}
+
 static struct create_params above(const char *backing_name, const char *backing_format)
 {
 	struct create_params params = host_params(12, DISK_BYTES);
@@ -168,17 +180,11 @@ HOST_TEST(test_found_after_a_read)
 /* What the clusters of test_neighbours() are. */
 static void coroutine_fn write_neighbours(void)
 {
-	struct packer *packer;
-
 	write_image(0, CLUSTER, 1);
 	write_image(2 * CLUSTER, 2 * CLUSTER, 1);
 	write_image(6 * CLUSTER, CLUSTER, 1);
 	assert_int_equal(image_zero(image, 6 * CLUSTER, CLUSTER, true), 0);
-	put_bytes(7 * CLUSTER, CLUSTER, 1);
-	memset(bytes + 256, 0, CLUSTER - 256);
-	assert_int_equal(packer_create(image, &packer), 0);
-	assert_int_equal(packer_write(packer, 7 * CLUSTER, bytes, CLUSTER), 0);
-	packer_destroy(packer);
+	write_compressed(7 * CLUSTER, 1);
 	write_image(5 * CLUSTER, CLUSTER, 1); /* not after the one before it in the file */
 	write_image(63 * CLUSTER, 2 * CLUSTER, 1);
 	write_image(128 * CLUSTER, 1024, 1);
@@ -298,7 +304,6 @@ HOST_TEST(test_nothing_where_nothing_is_published)
 HOST_TEST(test_what_is_no_data)
 {
 	struct create_params params = host_params(12, DISK_BYTES);
-	struct packer *packer;
 
 	host_create_and_open(&params);
 	stays_unknown(0, CLUSTER, 0);
@@ -306,11 +311,7 @@ HOST_TEST(test_what_is_no_data)
 	stays_unknown(0, CLUSTER, 0);
 	assert_int_equal(image_zero(image, 0, CLUSTER, true), 0);
 	stays_unknown(0, CLUSTER, 0);
-	put_bytes(CLUSTER, CLUSTER, 1);
-	memset(bytes + 256, 0, CLUSTER - 256);
-	assert_int_equal(packer_create(image, &packer), 0);
-	assert_int_equal(packer_write(packer, CLUSTER, bytes, CLUSTER), 0);
-	packer_destroy(packer);
+	write_compressed(CLUSTER, 1);
 	expect_nothing(CLUSTER);
 	read_image(CLUSTER, 256, 1);
 	expect_nothing(CLUSTER);
@@ -394,14 +395,8 @@ HOST_TEST(test_zero)
 
 HOST_TEST(test_write_of_a_compressed_cluster)
 {
-	struct packer *packer;
-
 	open_known();
-	put_bytes(0, CLUSTER, 2);
-	memset(bytes + 256, 0, CLUSTER - 256);
-	assert_int_equal(packer_create(image, &packer), 0);
-	assert_int_equal(packer_write(packer, 0, bytes, CLUSTER), 0);
-	packer_destroy(packer);
+	write_compressed(0, 2);
 	stays_unknown(0, 256, 2);
 	host_close();
 }
