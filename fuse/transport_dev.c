@@ -12,12 +12,10 @@
  * reactor, or beside the thread whose turn it is, until there is nothing more. What it cannot do
  * alone (ops_read_beside()) it hands over.
  *
- * Receive buffers: a message is read to an address 80 bytes (the headers of a WRITE)
- * below a page boundary. Small payloads are copied into a buffer of their size; a
- * large one keeps the receive buffer until it has been answered, and who read it takes
- * another from the pool. The pool is bounded: when all buffers are held by writes, the
- * threads wait, and the kernel queues. The reactor never waits for one: without a buffer
- * it leaves reading to the threads, too.
+ * Receive buffers: small payloads are copied out of them into a buffer of their size; a large one
+ * keeps the receive buffer until it has been answered, and who read it takes another from the
+ * pool. When all are held by writes, the threads wait. The reactor never waits for one: without a
+ * buffer it leaves reading to the threads, too.
  */
 #define FUSE_USE_VERSION 314
 
@@ -26,13 +24,13 @@
 #include "fuse/log.h"
 #include "fuse/message.h"
 #include "fuse/ops.h"
+#include "fuse/receive_pool.h"
 #include "fuse/transport_uring.h"
 #include "fuse/uring_abi.h"
 #include "io/buf.h"
 #include "io/reactor.h"
 #include "io/thread.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -44,16 +42,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define PAGE_BYTES 4096u
-#define MAX_WRITE_BYTES (1u << 20)
-#define WRITE_HEADER_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
-/* The kernel wants room for up to one page of headers besides the payload. */
-#define RECEIVE_BYTES (PAGE_BYTES + MAX_WRITE_BYTES + PAGE_BYTES)
-#define MESSAGE_BYTES_MAX (RECEIVE_BYTES - PAGE_BYTES + WRITE_HEADER_BYTES)
 /* Payloads up to this size are copied out of the receive buffer. */
 #define COPY_BYTES_MAX (32u << 10)
 /* One reply's data above this size is copied out by a worker, unless nobody else waits. */
@@ -69,13 +60,6 @@
 #define MAX_BACKGROUND 128u
 /* Linux 3.15. */
 #define PROTOCOL_MINOR_MIN 23u
-
-static_assert(WRITE_HEADER_BYTES == 80, "the payload of a WRITE follows 80 bytes of headers");
-
-struct receive_buf {
-	struct receive_buf *next;
-	char *area; /* RECEIVE_BYTES, page-aligned */
-};
 
 struct transport_dev {
 	struct transport transport;
@@ -104,79 +88,8 @@ struct transport_dev {
 	unsigned nb_called;          /* helpers that have not come yet */
 	_Atomic unsigned nb_helpers; /* they and those who are at it; changes under turn_mutex */
 
-	pthread_mutex_t pool_mutex;
-	pthread_cond_t pool_filled;
-	struct receive_buf *bufs; /* all of them */
-	struct receive_buf *free_bufs;
-	char *area; /* of all buffers */
-	size_t area_bytes;
+	struct receive_pool pool;
 };
-
-/* ---- receive buffers ---- */
-
-static int pool_init(struct transport_dev *dev, unsigned nb_bufs)
-{
-	pthread_mutex_init(&dev->pool_mutex, NULL);
-	pthread_cond_init(&dev->pool_filled, NULL);
-	dev->bufs = calloc(nb_bufs, sizeof(*dev->bufs));
-	if (!dev->bufs)
-		return -ENOMEM;
-	/* Address space only: memory is used as messages arrive. */
-	dev->area_bytes = (size_t)nb_bufs * RECEIVE_BYTES;
-	dev->area = mmap(NULL, dev->area_bytes, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (dev->area == MAP_FAILED)
-		return -errno;
-	for (unsigned i = 0; i < nb_bufs; i++) {
-		struct receive_buf *buf = &dev->bufs[i];
-
-		buf->area = dev->area + (size_t)i * RECEIVE_BYTES;
-		buf->next = dev->free_bufs;
-		dev->free_bufs = buf;
-	}
-	return 0;
-}
-
-static void pool_finish(struct transport_dev *dev)
-{
-	if (dev->area && dev->area != MAP_FAILED)
-		munmap(dev->area, dev->area_bytes);
-	free(dev->bufs);
-	pthread_cond_destroy(&dev->pool_filled);
-	pthread_mutex_destroy(&dev->pool_mutex);
-}
-
-static struct receive_buf *pool_get(struct transport_dev *dev)
-{
-	struct receive_buf *buf;
-
-	pthread_mutex_lock(&dev->pool_mutex);
-	while (!dev->free_bufs)
-		pthread_cond_wait(&dev->pool_filled, &dev->pool_mutex);
-	buf = dev->free_bufs;
-	dev->free_bufs = buf->next;
-	pthread_mutex_unlock(&dev->pool_mutex);
-	return buf;
-}
-
-static void pool_put(struct transport_dev *dev, struct receive_buf *buf)
-{
-	pthread_mutex_lock(&dev->pool_mutex);
-	buf->next = dev->free_bufs;
-	dev->free_bufs = buf;
-	pthread_cond_signal(&dev->pool_filled);
-	pthread_mutex_unlock(&dev->pool_mutex);
-}
-
-static void dev_give_back(struct transport *transport)
-{
-	struct transport_dev *dev = (struct transport_dev *)transport;
-
-	pthread_mutex_lock(&dev->pool_mutex);
-	for (struct receive_buf *buf = dev->free_bufs; buf; buf = buf->next)
-		madvise(buf->area, RECEIVE_BYTES, MADV_DONTNEED);
-	pthread_mutex_unlock(&dev->pool_mutex);
-}
 
 /* ---- answers ---- */
 
@@ -196,7 +109,7 @@ static int dev_reply(struct request *request, int error, const struct iovec *iov
 	struct transport_dev *dev = (struct transport_dev *)request->transport;
 
 	if (request->payload_owner)
-		pool_put(dev, request->payload_owner);
+		receive_pool_put(&dev->pool, request->payload_owner);
 	return answer(dev, request->unique, error, iov, nb_iov);
 }
 
@@ -216,6 +129,13 @@ static int dev_invalidate(struct transport *transport, uint64_t ino, uint64_t of
 	struct iovec iov[] = {{&header, sizeof(header)}, {&out, sizeof(out)}};
 
 	return writev(dev->fd, iov, 2) < 0 ? -errno : 0;
+}
+
+static void dev_give_back(struct transport *transport)
+{
+	struct transport_dev *dev = (struct transport_dev *)transport;
+
+	receive_pool_give_back(&dev->pool);
 }
 
 /* ---- INIT ---- */
@@ -256,7 +176,7 @@ static void fill_init(const struct transport_dev *dev, const struct fuse_init_in
 		.max_background = MAX_BACKGROUND,
 		.congestion_threshold = MAX_BACKGROUND,
 		.max_write = dev->params.ring ? transport_uring_payload_bytes(dev->params.ring)
-					      : MAX_WRITE_BYTES,
+					      : RECEIVE_WRITE_BYTES_MAX,
 		.time_gran = 1,
 	};
 	ret->max_pages = (uint16_t)(ret->max_write / (size_t)sysconf(_SC_PAGESIZE));
@@ -339,17 +259,12 @@ static void serve_request(struct transport_dev *dev, const struct message *messa
 	       1);
 }
 
-static const void *message_in(const struct receive_buf *buf)
-{
-	return buf->area + PAGE_BYTES - WRITE_HEADER_BYTES;
-}
-
 /* Serves what lies in *buf; *buf becomes NULL when the request keeps it. */
 static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes)
 {
 	struct message message;
 
-	if (message_open(message_in(*buf), len_bytes, &message) < 0)
+	if (message_open((*buf)->message, len_bytes, &message) < 0)
 		return;
 	if (dev->params.debug)
 		message_print(&message, "device");
@@ -368,8 +283,8 @@ static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t le
 
 static bool is_large(const struct receive_buf *buf)
 {
-	return ((const struct fuse_in_header *)message_in(buf))->len >
-	       WRITE_HEADER_BYTES + COPY_BYTES_MAX;
+	return ((const struct fuse_in_header *)buf->message)->len >
+	       RECEIVE_WRITE_HEADER_BYTES + COPY_BYTES_MAX;
 }
 
 /* ---- whose turn it is to read ---- */
@@ -377,7 +292,7 @@ static bool is_large(const struct receive_buf *buf)
 /* A message's length, or -errno: -EAGAIN when there is none, or it has been taken back. */
 static ssize_t read_message(const struct transport_dev *dev, const struct receive_buf *buf)
 {
-	ssize_t res = read(dev->fd, (void *)message_in(buf), MESSAGE_BYTES_MAX);
+	ssize_t res = read(dev->fd, buf->message, RECEIVE_MESSAGE_BYTES);
 
 	if (res >= 0)
 		return res;
@@ -396,7 +311,7 @@ static void leave_to_threads(struct transport_dev *dev)
 {
 	reactor_set_source(dev->params.reactor, NULL);
 	if (dev->source_buf)
-		pool_put(dev, dev->source_buf);
+		receive_pool_put(&dev->pool, dev->source_buf);
 	dev->source_buf = NULL;
 	pthread_mutex_lock(&dev->turn_mutex);
 	dev->by_threads = true;
@@ -466,7 +381,7 @@ static void coroutine_fn stop_source(void *arg)
 /* Gives the turn and a buffer back to the reactor. */
 static void return_turn(struct transport_dev *dev, struct receive_buf **buf)
 {
-	dev->source_buf = *buf ? *buf : pool_get(dev);
+	dev->source_buf = *buf ? *buf : receive_pool_get(&dev->pool);
 	*buf = NULL;
 	dev->return_task = (struct task){.fn = run_source, .arg = dev};
 	reactor_post(dev->params.reactor, &dev->return_task);
@@ -562,7 +477,7 @@ static bool help(struct transport_dev *dev, struct receive_buf **buf)
 			call_helper(dev);
 		serve(dev, buf, (size_t)res);
 		if (!*buf)
-			*buf = pool_get(dev);
+			*buf = receive_pool_get(&dev->pool);
 	}
 	pthread_mutex_lock(&dev->turn_mutex);
 	dev->nb_helpers--;
@@ -577,12 +492,12 @@ static void *receive(void *arg)
 	bool more = true;
 
 	while (more && (turn = take_turn(dev)) != TURN_END) {
-		struct receive_buf *buf = pool_get(dev);
+		struct receive_buf *buf = receive_pool_get(&dev->pool);
 
 		more = turn == TURN_HELPER ? help(dev, &buf) : read_in_turn(dev, &buf);
 		/* Who waits for the turn needs none, and the next reader takes a warm one. */
 		if (buf)
-			pool_put(dev, buf);
+			receive_pool_put(&dev->pool, buf);
 	}
 	end_turns(dev);
 	count_ended(dev, 1);
@@ -677,7 +592,7 @@ int transport_dev_create(const struct transport_dev_params *params,
 	dev->source = (struct reactor_source){.fd = -1, .take = take};
 	pthread_mutex_init(&dev->turn_mutex, NULL);
 	pthread_cond_init(&dev->turn_changed, NULL);
-	res = pool_init(dev, params->nb_threads + 1 + NB_SPARE_BUFFERS);
+	res = receive_pool_init(&dev->pool, params->nb_threads + 1 + NB_SPARE_BUFFERS);
 	if (res == 0)
 		res = session_new(dev);
 	if (res < 0) {
@@ -724,7 +639,7 @@ int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 	}
 	if (dev->params.ring && !transport_uring_set_device(dev->params.ring, dev->fd))
 		dev->params.ring = NULL;
-	dev->source_buf = pool_get(dev);
+	dev->source_buf = receive_pool_get(&dev->pool);
 	return 0;
 }
 
@@ -739,7 +654,7 @@ void transport_dev_destroy(struct transport_dev *dev)
 		fuse_session_destroy(dev->session);
 	if (dev->source.fd >= 0)
 		close(dev->source.fd);
-	pool_finish(dev);
+	receive_pool_finish(&dev->pool);
 	pthread_cond_destroy(&dev->turn_changed);
 	pthread_mutex_destroy(&dev->turn_mutex);
 	free(dev);
