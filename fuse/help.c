@@ -50,7 +50,7 @@ static const char help_text[] =
 	"  timeout=SEC           unmount when nothing was open for SEC seconds\n"
 	"  sandbox=on|off        whether the server confines itself before it serves\n"
 	"                        (default: on; off is for debugging)\n"
-	"  threads=N             threads for large writes and many requests (default: 4)\n"
+	"  threads=N             threads for large writes and small reads (default: 8)\n"
 	"  l2_cache=SIZE         memory for mapping tables (default: what covers the\n"
 	"                        image, at most 128M)\n"
 	"  cache=auto|none|writeback\n"

@@ -15,8 +15,7 @@
 #include <stddef.h>
 
 #define RECEIVE_WRITE_BYTES_MAX (1u << 20)
-#define RECEIVE_WRITE_HEADER_BYTES \
-	(sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+#define RECEIVE_WRITE_HEADER_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 /* The kernel wants room for up to one page of headers besides the payload. */
 #define RECEIVE_MESSAGE_BYTES (RECEIVE_WRITE_HEADER_BYTES + RECEIVE_WRITE_BYTES_MAX + 4096u)
 

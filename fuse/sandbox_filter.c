@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -85,6 +86,7 @@ static const struct rule rules[] = {
 	PASS_IF(fcntl, 1, ~0u, F_DUPFD_CLOEXEC),
 	PASS_IF(fcntl, 1, ~0u, F_GETFL),
 	PASS_IF(ioctl, 1, ~0u, BLKGETSIZE64),
+	PASS_IF(ioctl, 1, ~0u, FIONBIO),
 	/* memory, without machine code in it */
 	PASS(brk),
 	PASS_IF(mmap, 2, PROT_EXEC, 0),

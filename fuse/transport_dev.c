@@ -12,6 +12,10 @@
  * reactor, or beside the thread whose turn it is, until there is nothing more. What it cannot do
  * alone (ops_read_beside()) it hands over.
  *
+ * Where nearly all could be answered so, and their clients wait for each answer, all threads read
+ * (reader_choice.h). Only then read() waits: O_NONBLOCK is off as long as `readers` is BY_ALL. Who
+ * waits in it when the reactor is to read again takes one message more.
+ *
  * Receive buffers: small payloads are copied out of them into a buffer of their size; a large one
  * keeps the receive buffer until it has been answered, and who read it takes another from the
  * pool. When all are held by writes, the threads wait. The reactor never waits for one: without a
@@ -24,6 +28,7 @@
 #include "fuse/log.h"
 #include "fuse/message.h"
 #include "fuse/ops.h"
+#include "fuse/reader_choice.h"
 #include "fuse/receive_pool.h"
 #include "fuse/transport_uring.h"
 #include "fuse/uring_abi.h"
@@ -32,7 +37,6 @@
 #include "io/thread.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include <poll.h>
@@ -42,6 +46,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -60,6 +65,12 @@
 #define MAX_BACKGROUND 128u
 /* Linux 3.15. */
 #define PROTOCOL_MINOR_MIN 23u
+
+enum readers {
+	BY_REACTOR,
+	BY_TURNS, /* one of the threads, and another one while it is busy with a large write */
+	BY_ALL,   /* all of them at once */
+};
 
 struct transport_dev {
 	struct transport transport;
@@ -81,12 +92,14 @@ struct transport_dev {
 
 	pthread_mutex_t turn_mutex;
 	pthread_cond_t turn_changed;
-	bool by_threads; /* they read, not the reactor */
-	bool reading;    /* one of them does */
+	_Atomic enum readers readers; /* changes under turn_mutex */
+	bool reading;                 /* one of them has the turn */
 	unsigned nb_quick;
 	bool ended;
-	unsigned nb_called;          /* helpers that have not come yet */
-	_Atomic unsigned nb_helpers; /* they and those who are at it; changes under turn_mutex */
+	unsigned nb_called;             /* helpers that have not come yet */
+	_Atomic unsigned nb_helpers;    /* they and those who are at it; changes under turn_mutex */
+	struct reader_choice choice;    /* the reactor's, or that of all, under turn_mutex */
+	_Atomic unsigned nb_unanswered; /* of what all read */
 
 	struct receive_pool pool;
 };
@@ -108,6 +121,8 @@ static int dev_reply(struct request *request, int error, const struct iovec *iov
 {
 	struct transport_dev *dev = (struct transport_dev *)request->transport;
 
+	if (request->counted)
+		dev->nb_unanswered--;
 	if (request->payload_owner)
 		receive_pool_put(&dev->pool, request->payload_owner);
 	return answer(dev, request->unique, error, iov, nb_iov);
@@ -229,7 +244,7 @@ static void keep_payload(struct request *request, struct receive_buf **buf)
 }
 
 static void serve_request(struct transport_dev *dev, const struct message *message,
-			  struct receive_buf **buf)
+			  struct receive_buf **buf, bool *ret_fits)
 {
 	static const char zeros[MESSAGE_ZERO_BYTES_MAX];
 	struct request *request;
@@ -251,6 +266,11 @@ static void serve_request(struct transport_dev *dev, const struct message *messa
 	if (res == 0) {
 		if (request->op == REQUEST_WRITE)
 			keep_payload(request, buf);
+		request->counted = dev->readers == BY_ALL;
+		if (request->counted)
+			dev->nb_unanswered++;
+		if (ret_fits)
+			*ret_fits = ops_fits_beside(request);
 		ops_dispatch(request);
 		return;
 	}
@@ -259,11 +279,17 @@ static void serve_request(struct transport_dev *dev, const struct message *messa
 	       1);
 }
 
-/* Serves what lies in *buf; *buf becomes NULL when the request keeps it. */
-static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes)
+/*
+ * Serves what lies in *buf; *buf becomes NULL when the request keeps it. *ret_fits, unless
+ * NULL: whether a thread could answer it without the reactor.
+ */
+static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes,
+		  bool *ret_fits)
 {
 	struct message message;
 
+	if (ret_fits)
+		*ret_fits = false;
 	if (message_open((*buf)->message, len_bytes, &message) < 0)
 		return;
 	if (dev->params.debug)
@@ -277,7 +303,7 @@ static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t le
 	case FUSE_INTERRUPT: /* Nothing can be interrupted. */
 		break;
 	default:
-		serve_request(dev, &message, buf);
+		serve_request(dev, &message, buf, ret_fits);
 	}
 }
 
@@ -307,16 +333,30 @@ static void end_turns(struct transport_dev *dev)
 	pthread_mutex_unlock(&dev->turn_mutex);
 }
 
-static void leave_to_threads(struct transport_dev *dev)
+/* Whether read() waits. */
+static bool set_blocking(const struct transport_dev *dev, bool blocking)
 {
+	int flag = !blocking;
+
+	return ioctl(dev->fd, FIONBIO, &flag) == 0;
+}
+
+/* By the reactor, which reads no more. */
+static void leave_to(struct transport_dev *dev, enum readers readers)
+{
+	if (readers == BY_ALL && !set_blocking(dev, true))
+		return;
 	reactor_set_source(dev->params.reactor, NULL);
 	if (dev->source_buf)
 		receive_pool_put(&dev->pool, dev->source_buf);
 	dev->source_buf = NULL;
 	pthread_mutex_lock(&dev->turn_mutex);
-	dev->by_threads = true;
+	dev->readers = readers;
 	dev->nb_quick = 0;
-	pthread_cond_signal(&dev->turn_changed);
+	if (readers == BY_ALL)
+		pthread_cond_broadcast(&dev->turn_changed);
+	else
+		pthread_cond_signal(&dev->turn_changed);
 	pthread_mutex_unlock(&dev->turn_mutex);
 }
 
@@ -339,6 +379,8 @@ static unsigned take(struct reactor_source *source)
 {
 	struct transport_dev *dev =
 		(struct transport_dev *)((char *)source - offsetof(struct transport_dev, source));
+	/* One message tells of the whole round. */
+	bool asks = dev->params.nb_helpers > 0 && !dev->choice.place.away, fits = false;
 	unsigned nb_taken;
 
 	for (nb_taken = 0; nb_taken < TAKE_MAX; nb_taken++) {
@@ -355,12 +397,14 @@ static unsigned take(struct reactor_source *source)
 		if (nb_taken + 1 == CROWD)
 			call_helper(dev);
 		large = is_large(dev->source_buf);
-		serve(dev, &dev->source_buf, (size_t)res);
+		serve(dev, &dev->source_buf, (size_t)res, asks && nb_taken == 0 ? &fits : NULL);
 		if (large || !dev->source_buf) {
-			leave_to_threads(dev);
+			leave_to(dev, BY_TURNS);
 			return nb_taken + 1;
 		}
 	}
+	if (nb_taken > 0 && reader_choice_count_round(&dev->choice, fits))
+		leave_to(dev, BY_ALL);
 	return nb_taken;
 }
 
@@ -387,7 +431,13 @@ static void return_turn(struct transport_dev *dev, struct receive_buf **buf)
 	reactor_post(dev->params.reactor, &dev->return_task);
 }
 
-enum turn { TURN_END, TURN_READER, TURN_HELPER };
+enum turn { TURN_END, TURN_READER, TURN_HELPER, TURN_ALL };
+
+/* Whether one more thread is to read. */
+static bool may_read(const struct transport_dev *dev)
+{
+	return dev->readers == BY_ALL || (dev->readers == BY_TURNS && !dev->reading);
+}
 
 /* What a thread is to do next. */
 static enum turn take_turn(struct transport_dev *dev)
@@ -395,9 +445,11 @@ static enum turn take_turn(struct transport_dev *dev)
 	enum turn turn = TURN_END;
 
 	pthread_mutex_lock(&dev->turn_mutex);
-	while (!dev->ended && (!dev->by_threads || dev->reading) && !dev->nb_called)
+	while (!dev->ended && !may_read(dev) && !dev->nb_called)
 		pthread_cond_wait(&dev->turn_changed, &dev->turn_mutex);
-	if (!dev->ended && dev->by_threads && !dev->reading) {
+	if (!dev->ended && dev->readers == BY_ALL) {
+		turn = TURN_ALL;
+	} else if (!dev->ended && may_read(dev)) {
 		turn = TURN_READER;
 		dev->reading = true;
 	} else if (!dev->ended) {
@@ -421,7 +473,7 @@ static bool leave_turn(struct transport_dev *dev, bool large)
 	dev->nb_quick = large ? 0 : dev->nb_quick + 1;
 	by_reactor = dev->nb_quick >= QUICK_STREAK;
 	if (by_reactor)
-		dev->by_threads = false;
+		dev->readers = BY_REACTOR;
 	else if (large)
 		pthread_cond_signal(&dev->turn_changed);
 	pthread_mutex_unlock(&dev->turn_mutex);
@@ -460,7 +512,7 @@ static bool read_in_turn(struct transport_dev *dev, struct receive_buf **buf)
 	if (res < 0)
 		return false;
 	by_reactor = leave_turn(dev, is_large(*buf));
-	serve(dev, buf, (size_t)res);
+	serve(dev, buf, (size_t)res, NULL);
 	if (by_reactor)
 		return_turn(dev, buf);
 	return true;
@@ -470,19 +522,89 @@ static bool read_in_turn(struct transport_dev *dev, struct receive_buf **buf)
 static bool help(struct transport_dev *dev, struct receive_buf **buf)
 {
 	unsigned nb_taken = 0;
-	ssize_t res;
+	ssize_t res = -EAGAIN;
 
-	while ((res = read_message(dev, *buf)) >= 0) {
+	while (dev->readers != BY_ALL && (res = read_message(dev, *buf)) >= 0) {
 		if (++nb_taken % CROWD == 0)
 			call_helper(dev);
-		serve(dev, buf, (size_t)res);
+		serve(dev, buf, (size_t)res, NULL);
 		if (!*buf)
 			*buf = receive_pool_get(&dev->pool);
 	}
 	pthread_mutex_lock(&dev->turn_mutex);
 	dev->nb_helpers--;
 	pthread_mutex_unlock(&dev->turn_mutex);
-	return res == -EAGAIN;
+	return res >= 0 || res == -EAGAIN;
+}
+
+/* At the message in buf, before it is answered. */
+static void look_at(const struct transport_dev *dev, const struct receive_buf *buf,
+		    struct reader_sample *sample)
+{
+	struct pollfd pollfd = {.fd = dev->fd, .events = POLLIN};
+	uint32_t pid = ((const struct fuse_in_header *)buf->message)->pid;
+	bool again = pid == sample->pid;
+
+	sample->pid = pid;
+	sample->crowd = again && (dev->nb_unanswered > 0 || poll(&pollfd, 1, 0) > 0);
+}
+
+/* Whether the reactor shall go on. */
+static bool leave_to_reactor(struct transport_dev *dev, const struct reader_sample *sample)
+{
+	bool by_reactor;
+
+	pthread_mutex_lock(&dev->turn_mutex);
+	by_reactor = dev->readers == BY_ALL && reader_choice_count_sample(&dev->choice, sample) &&
+		     set_blocking(dev, false);
+	if (by_reactor)
+		dev->readers = BY_REACTOR;
+	pthread_mutex_unlock(&dev->turn_mutex);
+	return by_reactor;
+}
+
+/* Reads beside the others, until the reactor does. False at the end of all messages. */
+static bool read_with_all(struct transport_dev *dev, struct receive_buf **buf)
+{
+	struct reader_sample sample = {0};
+	unsigned nb_read = 0;
+
+	while (dev->readers == BY_ALL) {
+		ssize_t res = read_message(dev, *buf);
+		bool looks;
+
+		if (res == -EAGAIN)
+			continue;
+		if (res < 0)
+			return false;
+		looks = nb_read < LANE_WINDOW || nb_read % READER_SAMPLE == 0;
+		nb_read++;
+		if (looks)
+			look_at(dev, *buf, &sample);
+		serve(dev, buf, (size_t)res, looks ? &sample.fits : NULL);
+		if (!*buf)
+			*buf = receive_pool_get(&dev->pool);
+		if (looks && leave_to_reactor(dev, &sample)) {
+			return_turn(dev, buf);
+			break;
+		}
+	}
+	return true;
+}
+
+static bool read_as(struct transport_dev *dev, enum turn turn, struct receive_buf **buf)
+{
+	switch (turn) {
+	case TURN_READER:
+		return read_in_turn(dev, buf);
+	case TURN_HELPER:
+		return help(dev, buf);
+	case TURN_ALL:
+		return read_with_all(dev, buf);
+	case TURN_END:
+		break;
+	}
+	return false;
 }
 
 static void *receive(void *arg)
@@ -494,7 +616,7 @@ static void *receive(void *arg)
 	while (more && (turn = take_turn(dev)) != TURN_END) {
 		struct receive_buf *buf = receive_pool_get(&dev->pool);
 
-		more = turn == TURN_HELPER ? help(dev, &buf) : read_in_turn(dev, &buf);
+		more = read_as(dev, turn, &buf);
 		/* Who waits for the turn needs none, and the next reader takes a warm one. */
 		if (buf)
 			receive_pool_put(&dev->pool, buf);
@@ -620,7 +742,7 @@ static int watch(struct transport_dev *dev)
 
 int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 {
-	int res, flags;
+	int res;
 
 	complaint.pid = getpid();
 	res = fuse_session_mount(dev->session, mountpoint);
@@ -632,8 +754,7 @@ int transport_dev_mount(struct transport_dev *dev, const char *mountpoint)
 	}
 	dev->mounted = true;
 	dev->fd = fuse_session_fd(dev->session);
-	flags = fcntl(dev->fd, F_GETFL);
-	if (flags < 0 || fcntl(dev->fd, F_SETFL, flags | O_NONBLOCK) < 0 || watch(dev) < 0) {
+	if (!set_blocking(dev, false) || watch(dev) < 0) {
 		log_error("%s: mount failed: the FUSE device: %s", mountpoint, strerror(errno));
 		return -EIO;
 	}

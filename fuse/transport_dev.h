@@ -29,7 +29,7 @@ struct transport_dev_params {
 	bool allow_root; /* all may come, but only root and the server's user get in */
 };
 
-#define TRANSPORT_DEV_THREADS 4u
+#define TRANSPORT_DEV_THREADS 8u
 
 /* The reactor runs. Returns 0 or -errno; libfuse's complaints have been logged. */
 int transport_dev_create(const struct transport_dev_params *params,

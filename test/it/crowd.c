@@ -4,7 +4,7 @@
  *
  *   crowd -f SIZE [-i ID] FILE       writes SIZE bytes of generation 1
  *   crowd [-i ID] [-n READS] [-r READ_MAX] [-w WRITERS] [-l WRITE_MAX] [-k CLUSTER] [-p PERIOD
- *         -h HOT] [-t] [-z] [-m MODEL_FILE] FILE
+ *         -h HOT] [-j READERS] [-d DEPTH] [-u PAUSE_US] [-t] [-z] [-m MODEL_FILE] FILE
  *
  * Each word of a sector holds the disk's ID, the sector's number and a generation: odd ones are
  * written, in even ones the sector is a hole. A sector is changed by one writer alone, which notes
@@ -14,10 +14,11 @@
  * beginning is where the generations begin; in the end all of it is compared, and -m writes what it
  * must be.
  *
- * All handles are direct. READS (0: until SIGTERM) of up to READ_MAX bytes are made by two threads,
- * each with 32 under way. Writers write up to WRITE_MAX bytes, discard clusters, and sync; with -t
- * the only one also cuts the disk and lets it grow again. With -p only the first HOT bytes of each
- * PERIOD are used. With -z zeros are always right.
+ * All handles are direct. READS (0: until SIGTERM) of up to READ_MAX bytes are made by two threads
+ * (READERS), each with 32 (DEPTH) under way. Writers write up to WRITE_MAX bytes, discard clusters,
+ * and sync, one after the other or with a pause between; with -t the only one also cuts the disk
+ * and lets it grow again. With -p only the first HOT bytes of each PERIOD are used. With -z zeros
+ * are always right.
  *
  * Exits with 1 where something wrong was read, with 2 where a call has failed.
  */
@@ -40,8 +41,8 @@
 
 #define SECTOR 512u
 #define NB_WORDS (SECTOR / 8u)
-#define NB_READERS 2u
-#define DEPTH 32u
+#define READERS_MAX 16u
+#define DEPTH_MAX 32u
 #define WRITERS_MAX 8u
 #define IO_MAX_BYTES (1u << 20)
 #define GENERATION_BITS 24u
@@ -63,7 +64,7 @@ static struct {
 	struct state *states;
 
 	uint64_t nb_reads_wanted, read_max, write_max, cluster, stripe;
-	unsigned nb_writers;
+	unsigned nb_readers, depth, nb_writers, pause_us;
 	bool cuts, zeros_are_right;
 
 	/* Odd while the disk is shorter. */
@@ -76,6 +77,8 @@ static struct {
 	.write_max = 64 << 10,
 	.cluster = 64 << 10,
 	.nb_reads_wanted = 20000,
+	.nb_readers = 2,
+	.depth = DEPTH_MAX,
 };
 
 static void fail(const char *what)
@@ -203,8 +206,8 @@ struct reader {
 	pthread_t thread;
 	uint64_t random;
 	aio_context_t context;
-	struct read_io ios[DEPTH];
-	struct iocb *to_submit[DEPTH];
+	struct read_io ios[DEPTH_MAX];
+	struct iocb *to_submit[DEPTH_MAX];
 	unsigned nb_to_submit, nb_under_way;
 };
 
@@ -278,17 +281,17 @@ static void end_read(const struct read_io *io, int64_t res)
 static void *read_all_the_time(void *arg)
 {
 	struct reader *reader = arg;
-	struct io_event events[DEPTH];
+	struct io_event events[DEPTH_MAX];
 
-	if (syscall(SYS_io_setup, DEPTH, &reader->context) < 0)
+	if (syscall(SYS_io_setup, crowd.depth, &reader->context) < 0)
 		fail("io_setup");
-	for (unsigned i = 0; i < DEPTH; i++) {
+	for (unsigned i = 0; i < crowd.depth; i++) {
 		reader->ios[i].buf = get_buffer(crowd.read_max);
 		reader->ios[i].since = get_buffer(crowd.read_max / SECTOR * sizeof(uint32_t));
 		begin_read(reader, &reader->ios[i]);
 	}
 	for (submit(reader); reader->nb_under_way > 0; submit(reader)) {
-		long nb = syscall(SYS_io_getevents, reader->context, 1, DEPTH, events, NULL);
+		long nb = syscall(SYS_io_getevents, reader->context, 1, crowd.depth, events, NULL);
 
 		if (nb < 0 && errno != EINTR)
 			fail("io_getevents");
@@ -402,6 +405,7 @@ static void *change_all_the_time(void *arg)
 			sync_all();
 		else
 			change_by_write(writer);
+		usleep(crowd.pause_us);
 	}
 	munmap(writer->buf, IO_MAX_BYTES);
 	return NULL;
@@ -505,7 +509,7 @@ static void stop(int number)
 
 static void be_many(void)
 {
-	static struct reader readers[NB_READERS];
+	static struct reader readers[READERS_MAX];
 	static struct writer writers[WRITERS_MAX];
 	uint64_t seed = (uint64_t)getpid() << 16;
 
@@ -515,12 +519,12 @@ static void be_many(void)
 		if (pthread_create(&writers[i].thread, NULL, change_all_the_time, &writers[i]))
 			fail("no thread");
 	}
-	for (unsigned i = 0; i < NB_READERS; i++) {
+	for (unsigned i = 0; i < crowd.nb_readers; i++) {
 		readers[i].random = ++seed;
 		if (pthread_create(&readers[i].thread, NULL, read_all_the_time, &readers[i]))
 			fail("no thread");
 	}
-	for (unsigned i = 0; i < NB_READERS; i++)
+	for (unsigned i = 0; i < crowd.nb_readers; i++)
 		pthread_join(readers[i].thread, NULL);
 	crowd.stopped = true;
 	for (unsigned i = 0; i < crowd.nb_writers; i++)
@@ -601,6 +605,15 @@ static bool take_option(int opt)
 	case 'h':
 		crowd.hot = number(optarg) / SECTOR;
 		return true;
+	case 'j':
+		crowd.nb_readers = (unsigned)number(optarg);
+		return crowd.nb_readers <= READERS_MAX;
+	case 'd':
+		crowd.depth = (unsigned)number(optarg);
+		return crowd.depth <= DEPTH_MAX;
+	case 'u':
+		crowd.pause_us = (unsigned)number(optarg);
+		return true;
 	case 't':
 		crowd.cuts = true;
 		return true;
@@ -619,7 +632,7 @@ int main(int argc, char **argv)
 {
 	int opt;
 
-	while ((opt = getopt(argc, argv, "f:i:n:r:w:l:k:p:h:tzm:")) >= 0) {
+	while ((opt = getopt(argc, argv, "f:i:n:r:w:l:k:p:h:j:d:u:tzm:")) >= 0) {
 		if (take_option(opt))
 			continue;
 		fprintf(stderr, "crowd: see the head of crowd.c\n");
