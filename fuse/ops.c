@@ -462,22 +462,24 @@ static void handle_setattr(struct request *request)
 		request_run(request, ops_run_truncate);
 }
 
-static void handle_read(struct request *request)
+/* Whether it is answered. */
+static bool read_at_once(struct request *request)
 {
 	if (!request->past_cache && !request->node->cache_was_read)
 		request->node->cache_was_read = true;
-	if (request->len_bytes == 0 || request->len_bytes > BUF_MAX_BYTES)
-		request_reply_error(request, request->len_bytes ? -EINVAL : 0);
-	else if (!ops_read_beside(request))
-		request_run(request, ops_run_read);
+	if (request->len_bytes > 0 && request->len_bytes <= BUF_MAX_BYTES)
+		return ops_read_beside(request);
+	request_reply_error(request, request->len_bytes ? -EINVAL : 0);
+	return true;
 }
 
 struct handler {
-	void (*fn)(struct request *request); /* where it was dispatched, or else: */
-	void (*run)(void *arg);              /* on the reactor, a coroutine_fn */
-	bool asks_host;                      /* fn may wait for the host's file system */
-	bool writes;                         /* to request->node */
-	bool any_node;                       /* directories too */
+	bool (*at_once)(struct request *request); /* whether it could, where it was dispatched */
+	void (*fn)(struct request *request);      /* the same without fail, or else: */
+	void (*run)(void *arg);                   /* on the reactor, a coroutine_fn */
+	bool asks_host;                           /* fn may wait for the host's file system */
+	bool writes;                              /* to request->node */
+	bool any_node;                            /* directories too */
 };
 
 static const struct handler handlers[REQUEST_COUNT] = {
@@ -485,7 +487,7 @@ static const struct handler handlers[REQUEST_COUNT] = {
 	[REQUEST_GETATTR] = {.fn = reply_attr, .asks_host = true, .any_node = true},
 	[REQUEST_SETATTR] = {.fn = handle_setattr, .asks_host = true, .any_node = true},
 	[REQUEST_OPEN] = {.fn = handle_open},
-	[REQUEST_READ] = {.fn = handle_read},
+	[REQUEST_READ] = {.at_once = read_at_once, .run = ops_run_read},
 	[REQUEST_WRITE] = {.run = ops_run_write, .writes = true},
 	[REQUEST_FLUSH] = {.fn = handle_flush},
 	[REQUEST_RELEASE] = {.fn = handle_release},
@@ -525,11 +527,17 @@ void reply_attr_from_asker(struct request *request)
 	leave_to_asker(request, ask_attr);
 }
 
-void ops_dispatch(struct request *request)
+bool ops_dispatch(struct request *request)
 {
 	struct ops *ops = request->ops;
 	const struct handler *handler = &handlers[request->op];
 
+	/* Without being counted, or clients that ask again and again would keep drain() waiting. */
+	if (ops->closing) {
+		request->transport->reply(request, -EIO, NULL, 0);
+		request_drop(request);
+		return false;
+	}
 	atomic_fetch_add(&ops->nb_active, 1);
 	request->start_ns = stats_now_ns();
 	ops->last_request_ns = request->start_ns;
@@ -546,10 +554,13 @@ void ops_dispatch(struct request *request)
 		request_reply_error(request, -EROFS);
 	else if (handler->asks_host)
 		leave_to_asker(request, ask_host);
+	else if (handler->at_once && handler->at_once(request))
+		return true;
 	else if (handler->fn)
 		handler->fn(request);
 	else
 		request_run(request, handler->run);
+	return false;
 }
 
 /* ---- life ---- */

@@ -43,8 +43,11 @@ void ops_destroy(struct ops *ops);
 struct request *request_get(struct ops *ops);
 /* Gives back one that was not dispatched. [any thread] */
 void request_drop(struct request *request);
-/* Takes the request over. It does not yield. [receiving threads, lanes, the reactor] */
-void ops_dispatch(struct request *request);
+/*
+ * Takes the request over. It does not yield. Returns whether it was a read that has been answered
+ * beside the reactor. [receiving threads, lanes, the reactor]
+ */
+bool ops_dispatch(struct request *request);
 
 /*
  * Would ops_dispatch() answer this read at once on another thread than the reactor, as far as can

@@ -19,7 +19,7 @@ bool reader_choice_count_round(struct reader_choice *choice, bool fits)
 
 	choice->nb_rounds++;
 	choice->nb_fit += fits;
-	if (choice->nb_rounds < LANE_WINDOW)
+	if (choice->nb_rounds < READER_WINDOW)
 		return false;
 	if (choice->place.away)
 		lane_place_decide(&choice->place, &choice->term, 0, choice->nb_rounds, 0);
@@ -31,24 +31,23 @@ bool reader_choice_count_round(struct reader_choice *choice, bool fits)
 bool reader_choice_count_sample(struct reader_choice *choice, const struct reader_sample *sample)
 {
 	unsigned nb_crowds;
-	bool by_reactor;
 
 	if (choice->nb_rounds == 0)
 		choice->pid = sample->pid;
 	choice->nb_rounds++;
 	choice->nb_fit += sample->fits;
 	choice->nb_crowds += sample->crowd;
-	choice->nb_others += sample->pid != choice->pid;
-	if (choice->nb_rounds < LANE_WINDOW)
+	choice->nb_others += !sample->pid || sample->pid != choice->pid;
+	if (choice->nb_rounds < READER_WINDOW)
 		return false;
-	by_reactor = choice->nb_rounds - choice->nb_fit > OTHER_WORK_GO_ON;
-	if (!by_reactor) {
-		/* Another thread may have answered already what made a lone client's a crowd. */
-		nb_crowds = choice->nb_others < choice->nb_rounds / 4 ? 2 * choice->nb_crowds
-								      : choice->nb_crowds;
-		lane_place_decide(&choice->place, &choice->term, nb_crowds, choice->nb_rounds, 0);
-		by_reactor = choice->place.away;
-	}
+	nb_crowds = choice->nb_crowds;
+	/* Another thread may have answered already what made a lone client's a crowd. */
+	if (choice->nb_others < choice->nb_rounds / 4)
+		nb_crowds *= 2;
+	/* What needs the reactor is as good a reason. */
+	if (choice->nb_rounds - choice->nb_fit > OTHER_WORK_GO_ON)
+		nb_crowds = LANE_CROWDS_ENOUGH;
+	lane_place_decide(&choice->place, &choice->term, nb_crowds, choice->nb_rounds, 0);
 	begin_window(choice);
-	return by_reactor;
+	return choice->place.away;
 }

@@ -23,13 +23,16 @@ struct reader_choice {
 	uint32_t pid; /* of its first message */
 };
 
+#define READER_WINDOW LANE_WINDOW
+
 /* A message that a thread has read: all in the beginning, then one of so many is looked at. */
 #define READER_SAMPLE 8u
 
 struct reader_sample {
 	uint32_t pid; /* of the client's thread */
-	bool crowd;   /* it came in succession, while others were waiting or being answered */
-	bool fits;    /* a thread can answer it */
+	bool crowd;   /* so was what was looked at before, and others were waiting or being answered
+		       */
+	bool fits;    /* the thread has answered it */
 };
 
 /*

@@ -71,13 +71,17 @@ void receive_pool_put(struct receive_pool *pool, struct receive_buf *buf)
 	pthread_mutex_unlock(&pool->mutex);
 }
 
+void receive_buf_give_back(const struct receive_buf *buf)
+{
+	char *first = (char *)buf->message + RECEIVE_WRITE_HEADER_BYTES - PAGE_BYTES;
+
+	madvise(first, AREA_BYTES, MADV_DONTNEED);
+}
+
 void receive_pool_give_back(struct receive_pool *pool)
 {
 	pthread_mutex_lock(&pool->mutex);
-	for (struct receive_buf *buf = pool->free_bufs; buf; buf = buf->next) {
-		char *first = (char *)buf->message + RECEIVE_WRITE_HEADER_BYTES - PAGE_BYTES;
-
-		madvise(first, AREA_BYTES, MADV_DONTNEED);
-	}
+	for (const struct receive_buf *buf = pool->free_bufs; buf; buf = buf->next)
+		receive_buf_give_back(buf);
 	pthread_mutex_unlock(&pool->mutex);
 }

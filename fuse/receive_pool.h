@@ -38,6 +38,8 @@ int receive_pool_init(struct receive_pool *pool, unsigned nb_bufs);
 void receive_pool_finish(struct receive_pool *pool);
 struct receive_buf *receive_pool_get(struct receive_pool *pool);
 void receive_pool_put(struct receive_pool *pool, struct receive_buf *buf);
+/* Gives a buffer's memory back to the system, and what is in it; nobody reads into it. */
+void receive_buf_give_back(const struct receive_buf *buf);
 /* Gives the memory of the buffers that nobody holds back to the system. */
 void receive_pool_give_back(struct receive_pool *pool);
 

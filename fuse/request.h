@@ -83,7 +83,7 @@ struct request {
 	void *payload_owner; /* the buffer that `payload` lies in, given back with the request */
 	void *area;          /* of the transport, page-aligned: an answer built there from its */
 	size_t area_bytes;   /* beginning on is not copied again. NULL: none */
-	bool counted;        /* until it is answered */
+	bool counted;        /* among those that it has not answered yet */
 
 	/* what the kernel asked */
 	enum request_op op;

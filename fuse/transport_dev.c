@@ -14,7 +14,7 @@
  *
  * Where nearly all could be answered so, and their clients wait for each answer, all threads read
  * (reader_choice.h). Only then read() waits: O_NONBLOCK is off as long as `readers` is BY_ALL. Who
- * waits in it when the reactor is to read again takes one message more.
+ * waits in it when the reactor is to read again looks for one message more.
  *
  * Receive buffers: small payloads are copied out of them into a buffer of their size; a large one
  * keeps the receive buffer until it has been answered, and who read it takes another from the
@@ -243,22 +243,24 @@ static void keep_payload(struct request *request, struct receive_buf **buf)
 	}
 }
 
-static void serve_request(struct transport_dev *dev, const struct message *message,
-			  struct receive_buf **buf, bool *ret_fits)
+/* Returns whether a thread could do it, or has done it, without the reactor. */
+static bool serve_request(struct transport_dev *dev, const struct message *message,
+			  struct receive_buf **buf, bool asks)
 {
 	static const char zeros[MESSAGE_ZERO_BYTES_MAX];
 	struct request *request;
 	size_t zero_bytes = 0;
+	bool fits;
 	int res;
 
 	if (dev->params.allow_root && message_is_kept_out(message, dev->owner)) {
 		answer(dev, message->unique, -EACCES, NULL, 0);
-		return;
+		return false;
 	}
 	request = request_get(dev->params.ops);
 	if (!request) {
 		answer(dev, message->unique, -ENOMEM, NULL, 0);
-		return;
+		return false;
 	}
 	request->transport = &dev->transport;
 	request->unique = message->unique;
@@ -269,29 +271,25 @@ static void serve_request(struct transport_dev *dev, const struct message *messa
 		request->counted = dev->readers == BY_ALL;
 		if (request->counted)
 			dev->nb_unanswered++;
-		if (ret_fits)
-			*ret_fits = ops_fits_beside(request);
-		ops_dispatch(request);
-		return;
+		fits = asks && ops_fits_beside(request);
+		return ops_dispatch(request) || fits;
 	}
 	request_drop(request);
 	answer(dev, message->unique, res < 0 ? res : 0, &(struct iovec){(void *)zeros, zero_bytes},
 	       1);
+	return false;
 }
 
 /*
- * Serves what lies in *buf; *buf becomes NULL when the request keeps it. *ret_fits, unless
- * NULL: whether a thread could answer it without the reactor.
+ * Serves what lies in *buf; *buf becomes NULL when the request keeps it. Returns whether a thread
+ * has done it without the reactor or, if the reactor asks, could.
  */
-static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes,
-		  bool *ret_fits)
+static bool serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes, bool asks)
 {
 	struct message message;
 
-	if (ret_fits)
-		*ret_fits = false;
 	if (message_open((*buf)->message, len_bytes, &message) < 0)
-		return;
+		return false;
 	if (dev->params.debug)
 		message_print(&message, "device");
 	switch (message.opcode) {
@@ -303,8 +301,9 @@ static void serve(struct transport_dev *dev, struct receive_buf **buf, size_t le
 	case FUSE_INTERRUPT: /* Nothing can be interrupted. */
 		break;
 	default:
-		serve_request(dev, &message, buf, ret_fits);
+		return serve_request(dev, &message, buf, asks);
 	}
+	return false;
 }
 
 static bool is_large(const struct receive_buf *buf)
@@ -380,7 +379,7 @@ static unsigned take(struct reactor_source *source)
 	struct transport_dev *dev =
 		(struct transport_dev *)((char *)source - offsetof(struct transport_dev, source));
 	/* One message tells of the whole round. */
-	bool asks = dev->params.nb_helpers > 0 && !dev->choice.place.away, fits = false;
+	bool may_ask = dev->params.nb_helpers > 0 && !dev->choice.place.away, fits = false;
 	unsigned nb_taken;
 
 	for (nb_taken = 0; nb_taken < TAKE_MAX; nb_taken++) {
@@ -397,8 +396,9 @@ static unsigned take(struct reactor_source *source)
 		if (nb_taken + 1 == CROWD)
 			call_helper(dev);
 		large = is_large(dev->source_buf);
-		serve(dev, &dev->source_buf, (size_t)res, asks && nb_taken == 0 ? &fits : NULL);
+		fits |= serve(dev, &dev->source_buf, (size_t)res, may_ask && nb_taken == 0);
 		if (large || !dev->source_buf) {
+			reader_choice_count_round(&dev->choice, false);
 			leave_to(dev, BY_TURNS);
 			return nb_taken + 1;
 		}
@@ -512,7 +512,7 @@ static bool read_in_turn(struct transport_dev *dev, struct receive_buf **buf)
 	if (res < 0)
 		return false;
 	by_reactor = leave_turn(dev, is_large(*buf));
-	serve(dev, buf, (size_t)res, NULL);
+	serve(dev, buf, (size_t)res, false);
 	if (by_reactor)
 		return_turn(dev, buf);
 	return true;
@@ -527,7 +527,7 @@ static bool help(struct transport_dev *dev, struct receive_buf **buf)
 	while (dev->readers != BY_ALL && (res = read_message(dev, *buf)) >= 0) {
 		if (++nb_taken % CROWD == 0)
 			call_helper(dev);
-		serve(dev, buf, (size_t)res, NULL);
+		serve(dev, buf, (size_t)res, false);
 		if (!*buf)
 			*buf = receive_pool_get(&dev->pool);
 	}
@@ -543,7 +543,8 @@ static void look_at(const struct transport_dev *dev, const struct receive_buf *b
 {
 	struct pollfd pollfd = {.fd = dev->fd, .events = POLLIN};
 	uint32_t pid = ((const struct fuse_in_header *)buf->message)->pid;
-	bool again = pid == sample->pid;
+	/* 0 is who is not known here: anybody. */
+	bool again = pid && pid == sample->pid;
 
 	sample->pid = pid;
 	sample->crowd = again && (dev->nb_unanswered > 0 || poll(&pollfd, 1, 0) > 0);
@@ -555,10 +556,13 @@ static bool leave_to_reactor(struct transport_dev *dev, const struct reader_samp
 	bool by_reactor;
 
 	pthread_mutex_lock(&dev->turn_mutex);
-	by_reactor = dev->readers == BY_ALL && reader_choice_count_sample(&dev->choice, sample) &&
-		     set_blocking(dev, false);
+	by_reactor = dev->readers == BY_ALL && reader_choice_count_sample(&dev->choice, sample);
 	if (by_reactor)
 		dev->readers = BY_REACTOR;
+	if (by_reactor && !set_blocking(dev, false)) {
+		dev->readers = BY_ALL;
+		by_reactor = false;
+	}
 	pthread_mutex_unlock(&dev->turn_mutex);
 	return by_reactor;
 }
@@ -569,6 +573,7 @@ static bool read_with_all(struct transport_dev *dev, struct receive_buf **buf)
 	struct reader_sample sample = {0};
 	unsigned nb_read = 0;
 
+	receive_buf_give_back(*buf); /* or a large write's memory would stay with who waits */
 	while (dev->readers == BY_ALL) {
 		ssize_t res = read_message(dev, *buf);
 		bool looks;
@@ -577,11 +582,11 @@ static bool read_with_all(struct transport_dev *dev, struct receive_buf **buf)
 			continue;
 		if (res < 0)
 			return false;
-		looks = nb_read < LANE_WINDOW || nb_read % READER_SAMPLE == 0;
+		looks = nb_read < READER_WINDOW || nb_read % READER_SAMPLE == 0;
 		nb_read++;
 		if (looks)
 			look_at(dev, *buf, &sample);
-		serve(dev, buf, (size_t)res, looks ? &sample.fits : NULL);
+		sample.fits = serve(dev, buf, (size_t)res, false);
 		if (!*buf)
 			*buf = receive_pool_get(&dev->pool);
 		if (looks && leave_to_reactor(dev, &sample)) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * transport_dev: requests that arrive through /dev/fuse, received by the reactor itself, or
- * by a few threads where large writes are to be copied.
+ * by a few threads where large writes are to be copied, or small reads can be answered without it.
  *
  * libfuse mounts and unmounts; the protocol is ours, because its session would put a
  * thread and a hand-off before each request, and because a large write shall keep the
@@ -23,7 +23,8 @@ struct transport_dev_params {
 	struct transport_uring *ring; /* to be offered to the kernel; NULL: none */
 	const char *mount_words;      /* the -o list for libfuse and the kernel */
 	unsigned nb_threads;
-	unsigned nb_helpers; /* so many of them may receive beside the reactor */
+	unsigned nb_helpers; /* so many of them may receive beside the reactor; 0: nor instead of it
+			      */
 	bool writeback_cache;
 	bool debug;      /* print every request */
 	bool allow_root; /* all may come, but only root and the server's user get in */

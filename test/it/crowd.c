@@ -405,7 +405,8 @@ static void *change_all_the_time(void *arg)
 			sync_all();
 		else
 			change_by_write(writer);
-		usleep(crowd.pause_us);
+		if (crowd.pause_us)
+			usleep(crowd.pause_us);
 	}
 	munmap(writer->buf, IO_MAX_BYTES);
 	return NULL;

@@ -120,6 +120,7 @@ static const struct probe probes[] = {
 	P(fcntl, 0, F_SETOWN, 1),
 	P(fcntl, 0, F_SETFL, O_ASYNC),
 	P(ioctl, 0, TIOCSTI, TEXT("x")),
+	P(ioctl, 0, FIOASYNC, TEXT("\1\0\0")),
 	P(rt_sigaction, SIGSYS, 0, TEXT(page), 8),
 	P(io_uring_setup, 8, TEXT(page)),
 	P(io_uring_register, 0, 0 /* buffers */, TEXT(page), 1),
