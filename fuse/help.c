@@ -62,7 +62,7 @@ static const char help_text[] =
 	"                        or through io_uring (Linux 6.14, switched on by root with\n"
 	"                        echo Y > /sys/module/fuse/parameters/enable_uring), which\n"
 	"                        takes less CPU time and serves small reads of several\n"
-	"                        clients up to 1.9 times as fast, large ones at 0.9 times\n"
+	"                        clients up to 1.7 times as fast, large ones at 0.9 times\n"
 	"                        the speed; auto takes io_uring where it is switched\n"
 	"                        on, from 6.18.3 on\n"
 	"  allow_other, allow_root, auto_unmount, fsname=NAME, sync, noexec, ... as in\n"
