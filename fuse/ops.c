@@ -532,7 +532,10 @@ bool ops_dispatch(struct request *request)
 	struct ops *ops = request->ops;
 	const struct handler *handler = &handlers[request->op];
 
-	/* Without being counted, or clients that ask again and again would keep drain() waiting. */
+	/*
+	 * Without being counted, or clients that ask again and again would keep drain() waiting. It
+	 * may begin just after this: hence the second look.
+	 */
 	if (ops->closing) {
 		request->transport->reply(request, -EIO, NULL, 0);
 		request_drop(request);

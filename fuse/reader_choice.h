@@ -30,8 +30,7 @@ struct reader_choice {
 
 struct reader_sample {
 	uint32_t pid; /* of the client's thread */
-	bool crowd;   /* so was what was looked at before, and others were waiting or being answered
-		       */
+	bool crowd;   /* pid as before, while others were waiting or being answered */
 	bool fits;    /* the thread has answered it */
 };
 

@@ -23,8 +23,7 @@ struct transport_dev_params {
 	struct transport_uring *ring; /* to be offered to the kernel; NULL: none */
 	const char *mount_words;      /* the -o list for libfuse and the kernel */
 	unsigned nb_threads;
-	unsigned nb_helpers; /* so many of them may receive beside the reactor; 0: nor instead of it
-			      */
+	unsigned nb_helpers; /* so many may receive beside the reactor; 0: nor instead of it */
 	bool writeback_cache;
 	bool debug;      /* print every request */
 	bool allow_root; /* all may come, but only root and the server's user get in */
