@@ -17,10 +17,10 @@
  *       sleeps before the next ones four times as large, each success halves it. Who waits for a
  *       disk or a worker sleeps: looking brings nothing sooner, and takes a CPU.
  *
- * One round: clock, inbox, timers, source, ready coroutines, engine. Coroutines that
- * become ready while others run belong to the same round, so one system call
- * submits what all of them asked for; ROUND_MAX bounds that, so that coroutines
- * which wake each other cannot keep I/O and timers from being looked at.
+ * One round: clock, inbox, timers, source, ready coroutines, what was deferred, engine. Coroutines
+ * that become ready while others run belong to the same round, so one system call submits what all
+ * of them asked for; ROUND_MAX bounds that, so that coroutines which wake each other cannot keep
+ * I/O and timers from being looked at.
  */
 #include "io/reactor.h"
 
@@ -73,6 +73,7 @@ struct reactor {
 	unsigned nb_ready;
 	unsigned nb_max[TASK_KINDS];          /* coroutines alive, to start one of that kind */
 	struct task_list pending[TASK_KINDS]; /* no stack was free */
+	struct task_list deferred;            /* to the end of the round */
 	struct timer *timers;                 /* sorted by due_ns, first the next one */
 	struct timer *timers_tail;
 	uint64_t now_ns;
@@ -174,6 +175,21 @@ static struct co *take_ready(struct reactor *reactor)
 
 /* ---- tasks ---- */
 
+static void append(struct task_list *list, struct task *task)
+{
+	task->next = NULL;
+	*(list->tail ? &list->tail->next : &list->head) = task;
+	list->tail = task;
+}
+
+/* The first one, which there is. */
+static void remove_first(struct task_list *list)
+{
+	list->head = list->head->next;
+	if (!list->head)
+		list->tail = NULL;
+}
+
 static bool start_task(struct reactor *reactor, struct task *task, enum task_kind kind)
 {
 	struct co *co;
@@ -187,13 +203,8 @@ static bool start_task(struct reactor *reactor, struct task *task, enum task_kin
 
 static void spawn(struct reactor *reactor, struct task *task, enum task_kind kind)
 {
-	struct task_list *list = &reactor->pending[kind];
-
-	if (start_task(reactor, task, kind))
-		return; /* R2: then nobody is pending */
-	task->next = NULL;
-	*(list->tail ? &list->tail->next : &list->head) = task;
-	list->tail = task;
+	if (!start_task(reactor, task, kind)) /* R2: if it starts, nobody is pending */
+		append(&reactor->pending[kind], task);
 }
 
 void reactor_spawn(struct reactor *reactor, struct task *task)
@@ -214,15 +225,24 @@ bool reactor_try_spawn(struct reactor *reactor, struct task *task)
 static void start_pending(struct reactor *reactor, enum task_kind kind)
 {
 	struct task_list *list = &reactor->pending[kind];
-	struct task *task;
 
-	while ((task = list->head)) {
-		struct task *next = task->next;
-		if (!start_task(reactor, task, kind))
-			return;
-		list->head = next;
-		if (!next)
-			list->tail = NULL;
+	while (list->head && start_task(reactor, list->head, kind))
+		remove_first(list);
+}
+
+void reactor_defer(struct reactor *reactor, struct task *task)
+{
+	append(&reactor->deferred, task);
+}
+
+static void run_deferred(struct reactor *reactor)
+{
+	struct task_list *list = &reactor->deferred;
+
+	while (list->head) {
+		struct task *task = list->head;
+		remove_first(list);
+		task->fn(task->arg);
 	}
 }
 
@@ -497,9 +517,10 @@ static void run_loop(struct reactor *reactor, loop_end *ended, void *arg)
 		reactor->now_ns = read_clock(reactor);
 		take_inbox(reactor);
 		fire_timers(reactor);
-		if (take_from_source(reactor) || reactor->nb_ready > 0)
+		if (take_from_source(reactor) || reactor->nb_ready > 0 || reactor->deferred.head)
 			reactor_found_work(reactor);
 		run_ready(reactor);
+		run_deferred(reactor);
 		if (ended(reactor, arg))
 			break;
 		wait_for_engine(reactor, ended, arg);

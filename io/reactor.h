@@ -23,8 +23,8 @@ struct engine;
 struct worker_pool;
 
 /*
- * Something to run as a coroutine: embedded in the request that it serves, so
- * that posting allocates nothing. The owner fills fn and arg; `next` belongs to
+ * Something to run, as a coroutine but for reactor_defer(): embedded in the request that it serves,
+ * so that posting allocates nothing. The owner fills fn and arg; `next` belongs to
  * the reactor until fn has started.
  */
 struct task {
@@ -81,6 +81,12 @@ void reactor_spawn(struct reactor *reactor, struct task *task);
 void reactor_spawn_background(struct reactor *reactor, struct task *task);
 /* Does that if a stack is free for any request. Tells whether it has. */
 bool reactor_try_spawn(struct reactor *reactor, struct task *task);
+
+/*
+ * Runs task->fn(task->arg) in the scheduler, without a coroutine, when those that are ready have
+ * had their turn: it may wake or spawn, not yield.
+ */
+void reactor_defer(struct reactor *reactor, struct task *task);
 
 /* Makes a parked coroutine ready. Waking one that is ready already does nothing. */
 void reactor_wake(struct co *co);

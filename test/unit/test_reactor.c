@@ -128,6 +128,75 @@ static void test_ready_coroutines_take_turns(void **state)
 		assert_int_equal(list[i], i % 3);
 }
 
+/* Two that take turns twice, and what each of them defers at the first one. */
+static void append_twice(void *arg)
+{
+	static struct numbered later[2];
+	int number = ((struct numbered *)arg)->number;
+
+	later[number] = (struct numbered){.task = {.fn = append_mine, .arg = &later[number]},
+					  .number = 10 + number};
+	append(number);
+	reactor_defer(reactor, &later[number].task);
+	reactor_pass();
+	append(number);
+}
+
+static void spawn_two_that_defer(void *arg)
+{
+	static struct numbered two[2];
+	nb_list = 0;
+	for (int i = 0; i < 2; i++)
+		spawn_numbered(&two[i], i, append_twice);
+}
+
+static void test_deferred_tasks_end_the_round_in_order(void **state)
+{
+	static const int expected[] = {0, 1, 0, 1, 10, 11};
+
+	reactor_run(reactor, spawn_two_that_defer, NULL);
+	reactor_stop(reactor);
+	assert_int_equal(nb_list, 6);
+	assert_memory_equal(list, expected, sizeof(expected));
+}
+
+static struct numbered woken, deferred_twice;
+static struct co *sleeper;
+
+static void wake_sleeper(void *arg)
+{
+	append_mine(arg);
+	assert_null(co_self());
+	reactor_wake(sleeper);
+}
+
+static void defer_again(void *arg)
+{
+	append_mine(arg);
+	woken = (struct numbered){.task = {.fn = wake_sleeper, .arg = &woken}, .number = 2};
+	reactor_defer(reactor, &woken.task);
+}
+
+/* It sleeps until what was deferred, by what was deferred, wakes it. */
+static void sleep_until_deferred(void *arg)
+{
+	nb_list = 0;
+	deferred_twice =
+		(struct numbered){.task = {.fn = defer_again, .arg = &deferred_twice}, .number = 1};
+	sleeper = co_self();
+	reactor_defer(reactor, &deferred_twice.task);
+	co_yield ();
+	append(3);
+}
+
+static void test_deferred_tasks_defer_and_wake(void **state)
+{
+	reactor_run(reactor, sleep_until_deferred, NULL);
+	assert_int_equal(nb_list, 3);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(list[i], 1 + i);
+}
+
 static unsigned most_alive;
 
 static void append_and_linger(void *arg)
@@ -699,20 +768,31 @@ static void test_looking_is_set_anew(void **state)
 }
 
 static unsigned nb_ticks;
+static bool found_by_engine; /* or deferred */
+
+static void do_nothing(void *arg)
+{
+}
 
 /* Something comes that is done without a coroutine. */
 static void tick(struct timer *timer)
 {
-	reactor_found_work(reactor);
+	static struct task task = {.fn = do_nothing};
+
+	if (found_by_engine)
+		reactor_found_work(reactor);
+	else
+		reactor_defer(reactor, &task);
 	if (++nb_ticks < 1000)
 		timer_arm(reactor, timer, reactor_now_ns(reactor) + BUSY_NS / 2);
 	else
 		client_done = true;
 }
 
-static void test_looking_for_what_needs_no_coroutine(void **state)
+static void look_for_ticks(bool by_engine)
 {
 	struct timer timer = {.fn = tick};
+	found_by_engine = by_engine;
 	nb_ticks = 0;
 	client_done = false;
 	timer_arm(reactor, &timer, 0);
@@ -721,6 +801,16 @@ static void test_looking_for_what_needs_no_coroutine(void **state)
 		sleep_for_real_ms(1);
 	assert_in_range(count_sleeps(), 0, 1); /* after the last one */
 	reactor_stop(reactor);
+}
+
+static void test_looking_for_what_needs_no_coroutine(void **state)
+{
+	look_for_ticks(true);
+}
+
+static void test_looking_for_what_is_deferred(void **state)
+{
+	look_for_ticks(false);
 }
 
 /* ---- waking from other threads ---- */
@@ -924,6 +1014,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		VIRTUAL(test_ready_coroutines_take_turns),
+		VIRTUAL(test_deferred_tasks_end_the_round_in_order),
+		VIRTUAL(test_deferred_tasks_defer_and_wake),
 		cmocka_unit_test_setup_teardown(test_without_a_free_stack_tasks_wait_in_line,
 						setup_four_stacks, teardown),
 		cmocka_unit_test_setup_teardown(test_background_work_has_stacks_of_its_own,
@@ -947,6 +1039,7 @@ int main(void)
 		BUSY(test_who_waits_for_io_does_not_look),
 		BUSY(test_looking_is_set_anew),
 		BUSY(test_looking_for_what_needs_no_coroutine),
+		BUSY(test_looking_for_what_is_deferred),
 		REAL(test_remote_wake_reaches_what_parks),
 		REAL(test_run_uses_the_callers_thread_or_the_reactors),
 		REAL(test_threads_run_it_one_after_another),
