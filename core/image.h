@@ -122,10 +122,9 @@ int coroutine_fn image_read_then(struct image *image, uint64_t guest_off, void *
 				 struct io_sequel *sequel);
 
 /*
- * Prepares for image_read_beside(): reads remember where they find clusters, and those around
- * them, once somebody has called it. False: none of the files answers at once, or there is no
- * memory for it. Nobody else may have the image open for writing (force_share). [before the first
- * read]
+ * Prepares for the next three: reads remember where they find clusters, and those around them.
+ * False: none of the files answers at once, or there is no memory for it. Nobody else may have the
+ * image open for writing (force_share). [before the first read]
  */
 bool image_publish(struct image *image);
 /*
@@ -135,11 +134,10 @@ bool image_publish(struct image *image);
  * meanwhile, and the range lay inside the disk when its size was looked at. [any thread]
  */
 bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes);
-/*
- * Is it known where the cluster is, so that image_read_beside() may succeed? As with that, reads
- * remember what they find from now on. [reactor]
- */
-bool image_fits_beside(struct image *image, uint64_t guest_off, size_t len_bytes);
+/* The same on the reactor's thread. It does not yield. [reactor] */
+bool image_read_at_once(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes);
+/* Is it known where the cluster is, so that they may succeed? [reactor] */
+bool image_fits_beside(const struct image *image, uint64_t guest_off, size_t len_bytes);
 
 enum map_kind {
 	MAP_HOLE,       /* no layer has it: reads as zeros */

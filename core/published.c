@@ -26,10 +26,10 @@ static uint64_t cluster_in(const struct published_slot *slot)
 	return atomic_load_explicit(&slot->cluster, memory_order_relaxed);
 }
 
-static bool any_reads_beside(const struct image *image)
+static bool any_reads_at_once(const struct image *image)
 {
 	for (; image; image = image->backing)
-		if (file_reads_beside(image->data_file))
+		if (file_reads_at_once(image->data_file))
 			return true;
 	return false;
 }
@@ -39,7 +39,7 @@ bool image_publish(struct image *image)
 	struct published *published = &image->published;
 	uint64_t nb_clusters = div_up(image->virtual_size, cluster_size(image));
 
-	if (!any_reads_beside(image))
+	if (!any_reads_at_once(image))
 		return false;
 	while (published->slot_bits < SLOT_BITS_MAX && nb_clusters >> published->slot_bits > 1)
 		published->slot_bits++;
@@ -95,7 +95,7 @@ static bool publish(struct image *image, const struct extent *extent)
 	uint64_t cluster = extent->guest_off >> image->cluster_bits;
 	uint64_t inside = extent->guest_off & (cluster_size(image) - 1);
 
-	if (extent->kind != EXTENT_DATA || !file_reads_beside(extent->layer->data_file) ||
+	if (extent->kind != EXTENT_DATA || !file_reads_at_once(extent->layer->data_file) ||
 	    !tells_cluster(image, extent))
 		return false;
 	set_slot(slot_of(&image->published, cluster), cluster + 1, extent->layer->data_file,
@@ -124,7 +124,7 @@ void published_note(struct image *image, const struct extent *extent, uint64_t s
 	const struct published *published = &image->published;
 	uint64_t cluster = extent->guest_off >> image->cluster_bits, before;
 
-	if (!published->wanted)
+	if (!published->slots)
 		return;
 	before = cluster_in(slot_of(published, cluster));
 	if (before == cluster + 1 || published->nb_taken_back != since) /* P3 */
@@ -151,56 +151,73 @@ void published_take_back(struct image *image, uint64_t first, uint64_t nb)
 	}
 }
 
-/* ---- the side of who reads beside it ---- */
+/* ---- the side of who reads ---- */
 
-/*
- * The slot of the one cluster that the range lies in, or NULL. Somebody asks for it: what reads
- * find is published from now on.
- */
-static const struct published_slot *ask_for_slot(struct image *image, uint64_t guest_off,
-						 size_t len_bytes)
+/* The slot of the one cluster that the range lies in, or NULL. */
+static const struct published_slot *slot_for(const struct image *image, uint64_t guest_off,
+					     size_t len_bytes)
 {
-	struct published *published = &image->published;
+	const struct published *published = &image->published;
 	uint64_t inside = guest_off & (cluster_size(image) - 1);
 
 	if (!published->slots || len_bytes > cluster_size(image) - inside)
 		return NULL;
-	if (!published->wanted)
-		published->wanted = true;
 	return slot_of(published, guest_off >> image->cluster_bits);
 }
 
-bool image_fits_beside(struct image *image, uint64_t guest_off, size_t len_bytes)
+bool image_fits_beside(const struct image *image, uint64_t guest_off, size_t len_bytes)
 {
-	const struct published_slot *slot = ask_for_slot(image, guest_off, len_bytes);
+	const struct published_slot *slot = slot_for(image, guest_off, len_bytes);
 
 	return slot && cluster_in(slot) == (guest_off >> image->cluster_bits) + 1;
 }
 
-bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes)
+/* Returns the file that it was read from, or NULL. */
+static struct file *read_published(const struct image *image, uint64_t guest_off, void *buf,
+				   size_t len_bytes)
 {
-	const struct published_slot *slot = ask_for_slot(image, guest_off, len_bytes);
+	const struct published_slot *slot = slot_for(image, guest_off, len_bytes);
 	uint64_t cluster = guest_off >> image->cluster_bits;
 	uint64_t inside = guest_off & (cluster_size(image) - 1);
 	uint64_t version, host_off;
 	struct file *file;
 
 	if (!slot)
-		return false;
+		return NULL;
 	version = atomic_load_explicit(&slot->version, memory_order_acquire);
 	if (version & 1 || cluster_in(slot) != cluster + 1)
-		return false;
+		return NULL;
 	file = atomic_load_explicit(&slot->file, memory_order_relaxed);
 	host_off = atomic_load_explicit(&slot->host_off, memory_order_relaxed);
 	/* What was copied while the slot changed is no place, nor a file perhaps. */
 	atomic_thread_fence(memory_order_acquire);
 	if (atomic_load_explicit(&slot->version, memory_order_relaxed) != version)
-		return false;
-	if (!file_read_beside(file, host_off + inside, buf, len_bytes))
-		return false;
+		return NULL;
+	if (!file_read_at_once(file, host_off + inside, buf, len_bytes))
+		return NULL;
 	atomic_thread_fence(memory_order_acquire);
 	if (atomic_load_explicit(&slot->version, memory_order_relaxed) != version) /* P4 */
+		return NULL;
+	return file;
+}
+
+bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes)
+{
+	struct file *file = read_published(image, guest_off, buf, len_bytes);
+
+	if (file)
+		file_count_beside(file, len_bytes);
+	return file;
+}
+
+bool image_read_at_once(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes)
+{
+	struct file *file = read_published(image, guest_off, buf, len_bytes);
+
+	if (!file)
 		return false;
-	file_count_beside(file, len_bytes);
+	file_count_at_once(file, len_bytes);
+	image->stats.nb_reads++;
+	image->stats.read_bytes += len_bytes;
 	return true;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * published: where clusters of the disk lie in host files, for threads that read beside the
- * reactor (image_read_beside()).
+ * published: where clusters of the disk lie in host files, for reads that are answered at once, by
+ * the reactor (image_read_at_once()) or by threads beside it (image_read_beside()).
  *
  * The reactor publishes what its reads have found, and what is around it, one place in each slot,
  * and takes it back before the mapping changes. Who reads beside it copies the place, reads the
@@ -42,7 +42,6 @@ struct published_slot {
 struct published {
 	struct published_slot *slots; /* NULL: nothing is published of this image */
 	unsigned slot_bits;
-	_Atomic bool wanted; /* a thread has asked: until then nothing is published */
 	uint64_t nb_taken_back;
 };
 

@@ -468,7 +468,7 @@ static bool read_at_once(struct request *request)
 	if (!request->past_cache && !request->node->cache_was_read)
 		request->node->cache_was_read = true;
 	if (request->len_bytes > 0 && request->len_bytes <= BUF_MAX_BYTES)
-		return ops_read_beside(request);
+		return ops_read_at_once(request);
 	request_reply_error(request, request->len_bytes ? -EINVAL : 0);
 	return true;
 }

@@ -107,10 +107,10 @@ void handle_getxattr(struct request *request);
 void handle_listxattr(struct request *request);
 
 /*
- * Reads and answers on a thread that is not the reactor, where that needs nobody else. False: it
- * does, and nothing has happened.
+ * Reads where no more is needed than the published place of a cluster, and answers, on the reactor
+ * at the end of the round. False: more is needed, and nothing has happened. [any thread]
  */
-bool ops_read_beside(struct request *request);
+bool ops_read_at_once(struct request *request);
 
 /* The coroutines, one for each operation; they end with the reply. */
 void coroutine_fn ops_run_read(void *arg);

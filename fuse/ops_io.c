@@ -24,8 +24,8 @@
 /* What one COPY_FILE_RANGE copies at most: the caller asks again for the rest. */
 #define COPY_BYTES_MAX (16u << 20)
 #define COPY_CHUNK_BYTES (1u << 20)
-/* Who reads beside the reactor has others to serve, too. */
-#define BESIDE_BYTES_MAX (64u << 10)
+/* Who reads at once has others to serve, too. */
+#define AT_ONCE_BYTES_MAX (64u << 10)
 
 /* ---- messages ---- */
 
@@ -239,11 +239,11 @@ void coroutine_fn ops_run_read(void *arg)
 }
 
 /* The views of snapshots are opened and closed while requests are under way. */
-static bool may_read_beside(const struct request *request, const struct node *node)
+static bool may_read_at_once(const struct request *request, const struct node *node)
 {
 	uint64_t end, size_bytes = node->size_bytes;
 
-	return !node->disk->view && request->len_bytes <= BESIDE_BYTES_MAX &&
+	return !node->disk->view && request->len_bytes <= AT_ONCE_BYTES_MAX &&
 	       !__builtin_add_overflow(request->offset, request->len_bytes, &end) &&
 	       end <= size_bytes;
 }
@@ -254,24 +254,37 @@ bool ops_fits_beside(const struct request *request)
 	const struct node *node = ops->closing ? NULL : tree_get(ops->params.tree, request->ino);
 
 	return node && !node->is_dir && request->op == REQUEST_READ &&
-	       may_read_beside(request, node) &&
+	       may_read_at_once(request, node) &&
 	       image_fits_beside(node->disk->image, node->start_bytes + request->offset,
 				 request->len_bytes);
 }
 
-bool ops_read_beside(struct request *request)
+static void answer_read(void *arg)
 {
+	struct request *request = arg;
+
+	request_reply_buf(request, request->buf, request->len_bytes);
+}
+
+bool ops_read_at_once(struct request *request)
+{
+	struct reactor *reactor = request->ops->params.reactor;
+	bool on_reactor = reactor_is_current(reactor);
 	const struct node *node = request->node;
 
-	if (reactor_is_current(request->ops->params.reactor) || !may_read_beside(request, node) ||
-	    request_alloc(request, request->len_bytes) < 0)
+	if (!may_read_at_once(request, node) || request_alloc(request, request->len_bytes) < 0)
 		return false;
-	if (!image_read_beside(node->disk->image, node->start_bytes + request->offset, request->buf,
-			       request->len_bytes)) {
+	if (!(on_reactor ? image_read_at_once : image_read_beside)(
+		    node->disk->image, node->start_bytes + request->offset, request->buf,
+		    request->len_bytes)) {
 		request_free(request);
 		return false;
 	}
-	request_reply_buf(request, request->buf, request->len_bytes);
+	request->task = (struct task){.fn = answer_read, .arg = request};
+	if (on_reactor)
+		reactor_defer(reactor, &request->task);
+	else
+		answer_read(request);
 	return true;
 }
 

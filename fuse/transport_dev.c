@@ -10,7 +10,7 @@
  *
  * Who finds a crowd of messages waiting calls a helper: one of the threads, which reads beside the
  * reactor, or beside the thread whose turn it is, until there is nothing more. What it cannot do
- * alone (ops_read_beside()) it hands over.
+ * alone (ops_read_at_once()) it hands over.
  *
  * Where nearly all could be answered so, and their clients wait for each answer, all threads read
  * (reader_choice.h). Only then read() waits: O_NONBLOCK is off as long as `readers` is BY_ALL. Who
@@ -243,14 +243,13 @@ static void keep_payload(struct request *request, struct receive_buf **buf)
 	}
 }
 
-/* Returns whether a thread could do it, or has done it, without the reactor. */
+/* Returns whether any thread could do it, as this one has. */
 static bool serve_request(struct transport_dev *dev, const struct message *message,
-			  struct receive_buf **buf, bool asks)
+			  struct receive_buf **buf)
 {
 	static const char zeros[MESSAGE_ZERO_BYTES_MAX];
 	struct request *request;
 	size_t zero_bytes = 0;
-	bool fits;
 	int res;
 
 	if (dev->params.allow_root && message_is_kept_out(message, dev->owner)) {
@@ -271,8 +270,7 @@ static bool serve_request(struct transport_dev *dev, const struct message *messa
 		request->counted = dev->readers == BY_ALL;
 		if (request->counted)
 			dev->nb_unanswered++;
-		fits = asks && ops_fits_beside(request);
-		return ops_dispatch(request) || fits;
+		return ops_dispatch(request);
 	}
 	request_drop(request);
 	answer(dev, message->unique, res < 0 ? res : 0, &(struct iovec){(void *)zeros, zero_bytes},
@@ -281,10 +279,10 @@ static bool serve_request(struct transport_dev *dev, const struct message *messa
 }
 
 /*
- * Serves what lies in *buf; *buf becomes NULL when the request keeps it. Returns whether a thread
- * has done it without the reactor or, if the reactor asks, could.
+ * Serves what lies in *buf; *buf becomes NULL when the request keeps it. Returns whether any thread
+ * could do it, as this one has.
  */
-static bool serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes, bool asks)
+static bool serve(struct transport_dev *dev, struct receive_buf **buf, size_t len_bytes)
 {
 	struct message message;
 
@@ -301,7 +299,7 @@ static bool serve(struct transport_dev *dev, struct receive_buf **buf, size_t le
 	case FUSE_INTERRUPT: /* Nothing can be interrupted. */
 		break;
 	default:
-		return serve_request(dev, &message, buf, asks);
+		return serve_request(dev, &message, buf);
 	}
 	return false;
 }
@@ -378,13 +376,12 @@ static unsigned take(struct reactor_source *source)
 {
 	struct transport_dev *dev =
 		(struct transport_dev *)((char *)source - offsetof(struct transport_dev, source));
-	/* One message tells of the whole round. */
-	bool may_ask = dev->params.nb_helpers > 0 && !dev->choice.place.away, fits = false;
+	bool fits = false; /* the first message, which tells of the whole round */
 	unsigned nb_taken;
 
 	for (nb_taken = 0; nb_taken < TAKE_MAX; nb_taken++) {
 		ssize_t res = read_message(dev, dev->source_buf);
-		bool large;
+		bool large, at_once;
 
 		if (res == -EAGAIN)
 			break;
@@ -396,7 +393,9 @@ static unsigned take(struct reactor_source *source)
 		if (nb_taken + 1 == CROWD)
 			call_helper(dev);
 		large = is_large(dev->source_buf);
-		fits |= serve(dev, &dev->source_buf, (size_t)res, may_ask && nb_taken == 0);
+		at_once = serve(dev, &dev->source_buf, (size_t)res);
+		if (nb_taken == 0)
+			fits = at_once && dev->params.nb_helpers > 0;
 		if (large || !dev->source_buf) {
 			reader_choice_count_round(&dev->choice, false);
 			leave_to(dev, BY_TURNS);
@@ -512,7 +511,7 @@ static bool read_in_turn(struct transport_dev *dev, struct receive_buf **buf)
 	if (res < 0)
 		return false;
 	by_reactor = leave_turn(dev, is_large(*buf));
-	serve(dev, buf, (size_t)res, false);
+	serve(dev, buf, (size_t)res);
 	if (by_reactor)
 		return_turn(dev, buf);
 	return true;
@@ -527,7 +526,7 @@ static bool help(struct transport_dev *dev, struct receive_buf **buf)
 	while (dev->readers != BY_ALL && (res = read_message(dev, *buf)) >= 0) {
 		if (++nb_taken % CROWD == 0)
 			call_helper(dev);
-		serve(dev, buf, (size_t)res, false);
+		serve(dev, buf, (size_t)res);
 		if (!*buf)
 			*buf = receive_pool_get(&dev->pool);
 	}
@@ -586,7 +585,7 @@ static bool read_with_all(struct transport_dev *dev, struct receive_buf **buf)
 		nb_read++;
 		if (looks)
 			look_at(dev, *buf, &sample);
-		sample.fits = serve(dev, buf, (size_t)res, false);
+		sample.fits = serve(dev, buf, (size_t)res);
 		if (!*buf)
 			*buf = receive_pool_get(&dev->pool);
 		if (looks && leave_to_reactor(dev, &sample)) {

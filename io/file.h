@@ -175,16 +175,18 @@ int coroutine_fn file_io_finish(struct file_io *io);
 int coroutine_fn file_map(struct file *file, uint64_t host_off, uint64_t max_bytes,
 			  bool *ret_is_data, uint64_t *ret_len_bytes);
 
-/* ---- beside the reactor ---- */
+/* ---- at once, without the engine ---- */
 
 /* Can reads of this file be answered at once, as far as they are from memory? */
-bool file_reads_beside(const struct file *file);
+bool file_reads_at_once(const struct file *file);
 /*
  * Reads all of the bytes at once, by a system call of this thread's own that waits for no device,
  * and tells whether it has. The file stays open meanwhile. [any thread]
  */
-bool file_read_beside(const struct file *file, uint64_t host_off, void *buf, size_t len_bytes);
-/* What was read counts. [any thread] */
+bool file_read_at_once(const struct file *file, uint64_t host_off, void *buf, size_t len_bytes);
+/* What was read counts. */
+void file_count_at_once(struct file *file, size_t len_bytes);
+/* The same beside the reactor. [any thread] */
 void file_count_beside(struct file *file, size_t len_bytes);
 
 /* Current allocation of the host file in 512-byte units, for st_blocks. [any thread] */

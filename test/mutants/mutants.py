@@ -483,7 +483,7 @@ mutant("begin-no-mutex", "two first writes prepare the image at once",
        [("core/writer.c", "\tco_mutex_lock(&writer->begin_mutex);\n", ""),
         ("core/writer.c", "\tco_mutex_unlock(&writer->begin_mutex);\n", "")], FEATURES)
 
-# ---- reads beside the reactor ----
+# ---- reads at once ----
 
 PUB = "core/published.c"
 PUBLISHED = ["test/unit/test_published"]
@@ -492,9 +492,9 @@ ODD = "\tatomic_store_explicit(&slot->version, version + 1, memory_order_relaxed
 RELEASE = "\tatomic_thread_fence(memory_order_release);\n"
 ACQUIRE = "\tatomic_thread_fence(memory_order_acquire);\n"
 CHECK_PLACE = ("\tif (atomic_load_explicit(&slot->version, memory_order_relaxed) != version)\n"
-               "\t\treturn false;\n")
+               "\t\treturn NULL;\n")
 CHECK_READ = ("\tif (atomic_load_explicit(&slot->version, memory_order_relaxed) != version) /* P4 */\n"
-              "\t\treturn false;\n")
+              "\t\treturn NULL;\n")
 
 mutant("published-no-release-fence", "a change of a slot is seen before its odd version",
        [(PUB, RELEASE, "")], MODEL)
@@ -534,8 +534,6 @@ mutant("published-again", "each read of the reactor changes the slot",
        [(PUB, "\tif (before == cluster + 1 || published", "\tif (published")], PUBLISHED)
 mutant("published-zeros", "the place of a cluster that is no data is published",
        [(PUB, "\tif (extent->kind != EXTENT_DATA || !file", "\tif (!file")], PUBLISHED)
-mutant("published-unasked", "places are published that nobody asks for",
-       [(PUB, "\tif (!published->wanted)\n\t\treturn;", "\tif (!published->slots)\n\t\treturn;")], PUBLISHED)
 mutant("published-inside-forgotten", "a place is published as if the extent began the cluster",
        [(PUB, "\t\t extent->host_off - inside);", "\t\t extent->host_off);")], PUBLISHED)
 mutant("published-neighbours-displace", "neighbours take the slots of what was read",
@@ -570,7 +568,8 @@ mutant("entry-takes-first-back", "a change of an L2 entry takes another cluster'
 mutant("tree-not-taken-back", "places of the old state stay published when a snapshot is applied",
        [("core/tree.c", "\tpublished_take_back(image, 0, UINT64_MAX); /* P2 */\n", "")], PUBLISHED)
 mutant("beside-short-read", "a read beside that ends with the host file counts",
-       [("io/file_beside.c", "\treturn res == (ssize_t)len_bytes;\n", "\treturn res >= 0;\n")], PUBLISHED)
+       [("io/file_at_once.c", "\treturn res == (ssize_t)len_bytes;\n", "\treturn res >= 0;\n")], PUBLISHED)
 mutant("beside-counts-all", "what was read in vain is among the reads",
-       [(PUB, CHECK_READ + "\tfile_count_beside(file, len_bytes);\n",
-         "\tfile_count_beside(file, len_bytes);\n" + CHECK_READ)], MODEL)
+       [(PUB, "\tif (file)\n\t\tfile_count_beside", "\tfile_count_beside")], MODEL)
+mutant("at-once-uncounted", "what the reactor has read at once is not among the image's reads",
+       [(PUB, "\timage->stats.nb_reads++;\n", "")], PUBLISHED)

@@ -273,19 +273,6 @@ HOST_TEST(test_second_read_changes_nothing)
 	host_close();
 }
 
-/* Where all is done by the reactor, publishing would be in vain. */
-HOST_TEST(test_nothing_until_somebody_asks)
-{
-	struct create_params params = host_params(12, DISK_BYTES);
-
-	host_create_and_open(&params);
-	write_image(0, CLUSTER, 1);
-	read_image(0, CLUSTER, 1);
-	assert_int_equal(image->published.slots[0].version, 0);
-	becomes_known(0, CLUSTER, 1);
-	host_close();
-}
-
 HOST_TEST(test_nothing_where_nothing_is_published)
 {
 	struct create_params params = host_params(12, DISK_BYTES);
@@ -679,6 +666,28 @@ HOST_TEST(test_counters)
 	host_close();
 }
 
+/* What the reactor reads at once counts as what it reads otherwise. */
+HOST_TEST(test_counters_of_reads_at_once)
+{
+	struct image_stats before, after;
+	struct file_stats file;
+
+	open_known();
+	image_get_stats(image, &before);
+	file = image->data_file->stats;
+	memset(bytes, 0xee, CLUSTER);
+	assert_true(image_read_at_once(image, 2 * CLUSTER, bytes, 1024));
+	expect_bytes(2 * CLUSTER, 1024, 1);
+	assert_false(image_read_at_once(image, 5 * CLUSTER, bytes, 1024));
+	image_get_stats(image, &after);
+	assert_int_equal(after.nb_reads - before.nb_reads, 1);
+	assert_int_equal(after.read_bytes - before.read_bytes, 1024);
+	assert_int_equal(after.nb_reads_beside, before.nb_reads_beside);
+	assert_int_equal(image->data_file->stats.nb_reads - file.nb_reads, 1);
+	assert_int_equal(image->data_file->stats.read_bytes - file.read_bytes, 1024);
+	host_close();
+}
+
 /* The host file ends within a cluster: what is missing reads as zeros, by the reactor alone. */
 HOST_TEST(test_host_file_that_is_cut_off)
 {
@@ -702,7 +711,7 @@ static void coroutine_fn looks_in_host_file(void)
 	bool found = false;
 
 	host_create_and_open(&params);
-	assert_int_equal(image->published.slots != NULL, file_reads_beside(image->file));
+	assert_int_equal(image->published.slots != NULL, file_reads_at_once(image->file));
 	write_image(0, CLUSTER, 1);
 	expect_nothing(0);
 	/* The host may need the memory of any page for something else. */
@@ -712,7 +721,7 @@ static void coroutine_fn looks_in_host_file(void)
 	}
 	if (found)
 		expect_bytes(0, CLUSTER, 1);
-	assert_int_equal(found, file_reads_beside(image->file));
+	assert_int_equal(found, file_reads_at_once(image->file));
 	write_image(0, CLUSTER, 2);
 	expect_no_other(0, CLUSTER, 2);
 	assert_int_equal(image_discard(image, 0, CLUSTER), 0);
@@ -749,7 +758,6 @@ int main(void)
 		HOST_MEMORY_TEST(test_neighbours_that_nobody_has_looked_for),
 		HOST_MEMORY_TEST(test_neighbour_that_has_changed),
 		HOST_MEMORY_TEST(test_second_read_changes_nothing),
-		HOST_MEMORY_TEST(test_nothing_until_somebody_asks),
 		HOST_MEMORY_TEST(test_nothing_where_nothing_is_published),
 		HOST_MEMORY_TEST(test_what_is_no_data),
 		HOST_MEMORY_TEST(test_last_part_of_a_cluster),
@@ -771,6 +779,7 @@ int main(void)
 		HOST_MEMORY_TEST(test_neighbours_take_free_slots_alone),
 		HOST_MEMORY_TEST(test_slots_of_a_disk_that_has_grown),
 		HOST_MEMORY_TEST(test_counters),
+		HOST_MEMORY_TEST(test_counters_of_reads_at_once),
 		HOST_MEMORY_TEST(test_host_file_that_is_cut_off),
 		cmocka_unit_test_setup_teardown(test_buffered_file, setup_buffered, host_teardown),
 		cmocka_unit_test_setup_teardown(test_direct_file, setup_direct, host_teardown),
