@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * ops_io: the requests that touch an image, each a coroutine on the reactor. See ops.h.
+ * ops_io: the requests that touch an image, each a coroutine on the reactor, but for reads that
+ * need none. See ops.h.
  *
  * Reads are answered straight from the buffer that the image was read into; the
  * image's zeros come from one area of zeros that is never written.
@@ -280,11 +281,12 @@ bool ops_read_at_once(struct request *request)
 		request_free(request);
 		return false;
 	}
-	request->task = (struct task){.fn = answer_read, .arg = request};
-	if (on_reactor)
+	if (on_reactor) {
+		request->task = (struct task){.fn = answer_read, .arg = request};
 		reactor_defer(reactor, &request->task);
-	else
+	} else {
 		answer_read(request);
+	}
 	return true;
 }
 
