@@ -217,6 +217,7 @@ void image_get_stats(const struct image *image, struct image_stats *ret_stats)
 		ret_stats->read_bytes += layer->data_file->read_beside_bytes;
 	}
 	ret_stats->nb_reads += ret_stats->nb_reads_beside;
+	ret_stats->l2_hits += ret_stats->nb_reads_beside;
 	ret_stats->metadata_bytes =
 		(uint64_t)image->l2_cache.nb_slices * image->l2_cache.slice_bytes;
 	if (image->writer) {

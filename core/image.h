@@ -202,7 +202,8 @@ struct image_stats {
 	uint64_t nb_reads, nb_writes, nb_flushes, nb_discards;
 	uint64_t nb_reads_beside; /* among the reads */
 	uint64_t read_bytes, written_bytes;
-	uint64_t l2_hits, l2_misses, refcount_hits, refcount_misses;
+	uint64_t l2_hits, l2_misses; /* hits: also reads of published places */
+	uint64_t refcount_hits, refcount_misses;
 	uint64_t nb_inflated, nb_inflate_hits;
 	uint64_t nb_allocated_clusters, nb_freed_clusters;
 	uint64_t metadata_bytes; /* cached now */

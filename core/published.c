@@ -219,5 +219,6 @@ bool image_read_at_once(struct image *image, uint64_t guest_off, void *buf, size
 	file_count_at_once(file, len_bytes);
 	image->stats.nb_reads++;
 	image->stats.read_bytes += len_bytes;
+	image->l2_cache.hits++;
 	return true;
 }

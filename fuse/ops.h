@@ -44,8 +44,8 @@ struct request *request_get(struct ops *ops);
 /* Gives back one that was not dispatched. [any thread] */
 void request_drop(struct request *request);
 /*
- * Takes the request over. It does not yield. Returns whether it was a read that this thread has
- * made at once. [receiving threads, lanes, the reactor]
+ * Takes the request over. It does not yield. Returns whether it was a read for which this thread
+ * needed nobody else. [receiving threads, lanes, the reactor]
  */
 bool ops_dispatch(struct request *request);
 

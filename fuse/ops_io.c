@@ -240,13 +240,15 @@ void coroutine_fn ops_run_read(void *arg)
 }
 
 /* The views of snapshots are opened and closed while requests are under way. */
-static bool may_read_at_once(const struct request *request, const struct node *node)
+static bool fits_at_once(const struct request *request, const struct node *node)
 {
 	uint64_t end, size_bytes = node->size_bytes;
 
 	return !node->disk->view && request->len_bytes <= AT_ONCE_BYTES_MAX &&
 	       !__builtin_add_overflow(request->offset, request->len_bytes, &end) &&
-	       end <= size_bytes;
+	       end <= size_bytes &&
+	       image_fits_beside(node->disk->image, node->start_bytes + request->offset,
+				 request->len_bytes);
 }
 
 bool ops_fits_beside(const struct request *request)
@@ -254,10 +256,7 @@ bool ops_fits_beside(const struct request *request)
 	const struct ops *ops = request->ops;
 	const struct node *node = ops->closing ? NULL : tree_get(ops->params.tree, request->ino);
 
-	return node && !node->is_dir && request->op == REQUEST_READ &&
-	       may_read_at_once(request, node) &&
-	       image_fits_beside(node->disk->image, node->start_bytes + request->offset,
-				 request->len_bytes);
+	return node && !node->is_dir && request->op == REQUEST_READ && fits_at_once(request, node);
 }
 
 static void answer_read(void *arg)
@@ -273,7 +272,7 @@ bool ops_read_at_once(struct request *request)
 	bool on_reactor = reactor_is_current(reactor);
 	const struct node *node = request->node;
 
-	if (!may_read_at_once(request, node) || request_alloc(request, request->len_bytes) < 0)
+	if (!fits_at_once(request, node) || request_alloc(request, request->len_bytes) < 0)
 		return false;
 	if (!(on_reactor ? image_read_at_once : image_read_beside)(
 		    node->disk->image, node->start_bytes + request->offset, request->buf,

@@ -17,10 +17,10 @@
  *       sleeps before the next ones four times as large, each success halves it. Who waits for a
  *       disk or a worker sleeps: looking brings nothing sooner, and takes a CPU.
  *
- * One round: clock, inbox, timers, source, ready coroutines, what was deferred, engine. Coroutines
- * that become ready while others run belong to the same round, so one system call submits what all
- * of them asked for; ROUND_MAX bounds that, so that coroutines which wake each other cannot keep
- * I/O and timers from being looked at.
+ * One round: clock, inbox, timers, source, a turn of the ready coroutines, what was deferred, more
+ * turns, engine. Coroutines that become ready while others run belong to the same round, so one
+ * system call submits what all of them asked for; ROUND_MAX bounds that, so that coroutines which
+ * wake each other cannot keep I/O and timers from being looked at.
  */
 #include "io/reactor.h"
 
@@ -463,9 +463,9 @@ void reactor_set_busy(struct reactor *reactor, uint64_t busy_ns)
 
 /* ---- the loop ---- */
 
-static void run_ready(struct reactor *reactor)
+static void run_ready(struct reactor *reactor, unsigned nb_max)
 {
-	for (unsigned i = 0; i < ROUND_MAX && reactor->nb_ready > 0; i++) {
+	for (unsigned i = 0; i < nb_max && reactor->nb_ready > 0; i++) {
 		co_resume(take_ready(reactor));
 		start_pending(reactor, TASK_BACKGROUND);
 		start_pending(reactor, TASK_REQUEST);
@@ -519,7 +519,9 @@ static void run_loop(struct reactor *reactor, loop_end *ended, void *arg)
 		fire_timers(reactor);
 		if (take_from_source(reactor) || reactor->nb_ready > 0 || reactor->deferred.head)
 			reactor_found_work(reactor);
-		run_ready(reactor);
+		run_ready(reactor, reactor->nb_ready);
+		run_deferred(reactor);
+		run_ready(reactor, ROUND_MAX);
 		run_deferred(reactor);
 		if (ended(reactor, arg))
 			break;
@@ -689,7 +691,8 @@ void reactor_destroy(struct reactor *reactor)
 		return;
 	if (reactor->has_thread)
 		reactor_stop(reactor);
-	assert(!atomic_load(&reactor->inbox) && reactor_nb_coroutines(reactor) == 0);
+	assert(!atomic_load(&reactor->inbox) && reactor_nb_coroutines(reactor) == 0 &&
+	       !reactor->deferred.head);
 
 	/* Workers first: they may still be inside the engine's wake(). */
 	worker_pool_destroy(reactor->workers);

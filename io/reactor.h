@@ -2,7 +2,7 @@
 /*
  * reactor: one thread that runs coroutines, timers and one I/O engine.
  *
- * Loop: take the inbox, run everything that is ready in FIFO order, then let
+ * Loop: take the inbox, run everything that is ready in FIFO order, and what was deferred, then let
  * the engine submit what has gathered and wait in one system call. The choice
  * of the next ready coroutine goes through one hook, so that tests can explore
  * schedules from a seed.
@@ -83,8 +83,9 @@ void reactor_spawn_background(struct reactor *reactor, struct task *task);
 bool reactor_try_spawn(struct reactor *reactor, struct task *task);
 
 /*
- * Runs task->fn(task->arg) in the scheduler, without a coroutine, when those that are ready have
- * had their turn: it may wake or spawn, not yield.
+ * Runs task->fn(task->arg) in the scheduler, without a coroutine: when those that were ready at the
+ * beginning of this round have had a turn each, or at its end, if that was before. It may wake or
+ * spawn, not yield.
  */
 void reactor_defer(struct reactor *reactor, struct task *task);
 

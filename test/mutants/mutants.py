@@ -483,6 +483,21 @@ mutant("begin-no-mutex", "two first writes prepare the image at once",
        [("core/writer.c", "\tco_mutex_lock(&writer->begin_mutex);\n", ""),
         ("core/writer.c", "\tco_mutex_unlock(&writer->begin_mutex);\n", "")], FEATURES)
 
+# ---- what is deferred to the end of a reactor's turn ----
+
+LOOP = "io/reactor.c"
+TURN = "\t\trun_ready(reactor, reactor->nb_ready);\n"
+DEFERRED = "\t\trun_deferred(reactor);\n"
+REACTOR = ["test/unit/test_reactor"]
+
+mutant("deferred-first", "what is deferred runs before those that are ready",
+       [(LOOP, TURN + DEFERRED, DEFERRED + TURN)], REACTOR)
+mutant("deferred-last", "what is deferred waits for all turns of a round",
+       [(LOOP, TURN + DEFERRED, TURN)], REACTOR)
+mutant("deferred-by-coroutines-forgotten", "what is deferred late waits for other work",
+       [(LOOP, "\t\trun_ready(reactor, ROUND_MAX);\n" + DEFERRED, "\t\trun_ready(reactor, ROUND_MAX);\n")],
+       REACTOR)
+
 # ---- reads at once ----
 
 PUB = "core/published.c"
@@ -570,6 +585,7 @@ mutant("tree-not-taken-back", "places of the old state stay published when a sna
 mutant("beside-short-read", "a read beside that ends with the host file counts",
        [("io/file_at_once.c", "\treturn res == (ssize_t)len_bytes;\n", "\treturn res >= 0;\n")], PUBLISHED)
 mutant("beside-counts-all", "what was read in vain is among the reads",
-       [(PUB, "\tif (file)\n\t\tfile_count_beside", "\tfile_count_beside")], MODEL)
+       [(PUB, "\tif (file)\n\t\tfile_count_beside(file, len_bytes);\n", ""),
+        (PUB, CHECK_READ, "\tfile_count_beside(file, len_bytes);\n" + CHECK_READ)], MODEL)
 mutant("at-once-uncounted", "what the reactor has read at once is not among the image's reads",
        [(PUB, "\timage->stats.nb_reads++;\n", "")], PUBLISHED)

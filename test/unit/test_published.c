@@ -663,6 +663,7 @@ HOST_TEST(test_counters)
 	assert_int_equal(after.nb_reads, 8);
 	assert_int_equal(after.read_bytes, 7 * CLUSTER + 512);
 	assert_int_equal(after.nb_reads - after.nb_reads_beside, image->stats.nb_reads);
+	assert_int_equal(after.l2_hits - before.l2_hits, 2);
 	host_close();
 }
 
@@ -683,6 +684,9 @@ HOST_TEST(test_counters_of_reads_at_once)
 	assert_int_equal(after.nb_reads - before.nb_reads, 1);
 	assert_int_equal(after.read_bytes - before.read_bytes, 1024);
 	assert_int_equal(after.nb_reads_beside, before.nb_reads_beside);
+	/* No table was read for it. */
+	assert_int_equal(after.l2_hits - before.l2_hits, 1);
+	assert_int_equal(after.l2_misses, before.l2_misses);
 	assert_int_equal(image->data_file->stats.nb_reads - file.nb_reads, 1);
 	assert_int_equal(image->data_file->stats.read_bytes - file.read_bytes, 1024);
 	host_close();

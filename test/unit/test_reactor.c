@@ -128,7 +128,7 @@ static void test_ready_coroutines_take_turns(void **state)
 		assert_int_equal(list[i], i % 3);
 }
 
-/* Two that take turns twice, and what each of them defers at the first one. */
+/* Two that have two turns each, and what each of them defers in the first one. */
 static void append_twice(void *arg)
 {
 	static struct numbered later[2];
@@ -150,7 +150,7 @@ static void spawn_two_that_defer(void *arg)
 		spawn_numbered(&two[i], i, append_twice);
 }
 
-static void test_deferred_tasks_end_the_round_in_order(void **state)
+static void test_what_coroutines_defer_ends_the_round_in_order(void **state)
 {
 	static const int expected[] = {0, 1, 0, 1, 10, 11};
 
@@ -177,18 +177,29 @@ static void defer_again(void *arg)
 	reactor_defer(reactor, &woken.task);
 }
 
+static void append_much_later(struct timer *timer)
+{
+	append(99);
+}
+
 /* It sleeps until what was deferred, by what was deferred, wakes it. */
 static void sleep_until_deferred(void *arg)
 {
+	struct timer much_later = {.fn = append_much_later};
+
 	nb_list = 0;
 	deferred_twice =
 		(struct numbered){.task = {.fn = defer_again, .arg = &deferred_twice}, .number = 1};
 	sleeper = co_self();
+	pass(); /* Those that were ready at the beginning of the round have had their turn. */
 	reactor_defer(reactor, &deferred_twice.task);
+	timer_arm(reactor, &much_later, reactor_now_ns(reactor) + 1000000000);
 	co_yield ();
+	timer_disarm(reactor, &much_later);
 	append(3);
 }
 
+/* At once, before the reactor waits for anything. */
 static void test_deferred_tasks_defer_and_wake(void **state)
 {
 	reactor_run(reactor, sleep_until_deferred, NULL);
@@ -492,6 +503,39 @@ static void *post_all(void *arg)
 		reactor_post(reactor, &poster->posts[i].task);
 	}
 	return NULL;
+}
+
+static unsigned nb_turns, turns_when_deferred;
+static bool deferred_ran;
+
+static void note_deferred(void *arg)
+{
+	assert_int_equal(nb_turns, turns_when_deferred + 1);
+	deferred_ran = true;
+}
+
+static void defer_now(struct timer *timer)
+{
+	static struct task task = {.fn = note_deferred};
+
+	turns_when_deferred = nb_turns;
+	reactor_defer(reactor, &task);
+}
+
+static void spin_until_deferred(void *arg)
+{
+	struct timer timer = {.fn = defer_now};
+
+	deferred_ran = false;
+	timer_arm(reactor, &timer, reactor_now_ns(reactor) + 1000000);
+	for (nb_turns = 0; !deferred_ran; nb_turns++)
+		pass();
+}
+
+/* They have one turn before what is deferred, not a whole round of turns. */
+static void test_spinning_coroutines_do_not_hold_up_what_is_deferred(void **state)
+{
+	reactor_run(reactor, spin_until_deferred, NULL);
 }
 
 static void test_four_threads_post_a_hundred_thousand_each(void **state)
@@ -1014,7 +1058,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		VIRTUAL(test_ready_coroutines_take_turns),
-		VIRTUAL(test_deferred_tasks_end_the_round_in_order),
+		VIRTUAL(test_what_coroutines_defer_ends_the_round_in_order),
 		VIRTUAL(test_deferred_tasks_defer_and_wake),
 		cmocka_unit_test_setup_teardown(test_without_a_free_stack_tasks_wait_in_line,
 						setup_four_stacks, teardown),
@@ -1026,6 +1070,7 @@ int main(void)
 		VIRTUAL(test_timers_fire_in_order_and_on_time),
 		VIRTUAL(test_timers_change_timers),
 		REAL(test_spinning_coroutines_do_not_stop_the_clock),
+		REAL(test_spinning_coroutines_do_not_hold_up_what_is_deferred),
 		REAL(test_four_threads_post_a_hundred_thousand_each),
 		REAL(test_no_wake_up_is_lost),
 		REAL(test_a_busy_reactor_is_not_woken),
