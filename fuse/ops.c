@@ -538,6 +538,7 @@ bool ops_dispatch(struct request *request)
 	 */
 	if (ops->closing) {
 		request->transport->reply(request, -EIO, NULL, 0);
+		request_free(request); /* a write's data */
 		request_drop(request);
 		return false;
 	}
