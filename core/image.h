@@ -136,7 +136,7 @@ bool image_publish(struct image *image);
 bool image_read_beside(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes);
 /* The same on the reactor's thread. It does not yield. [reactor] */
 bool image_read_at_once(struct image *image, uint64_t guest_off, void *buf, size_t len_bytes);
-/* Is it known where the cluster is, so that they may succeed? [reactor] */
+/* Is it known where the cluster is, so that they may succeed? [any thread] */
 bool image_fits_beside(const struct image *image, uint64_t guest_off, size_t len_bytes);
 
 enum map_kind {

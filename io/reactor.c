@@ -73,7 +73,7 @@ struct reactor {
 	unsigned nb_ready;
 	unsigned nb_max[TASK_KINDS];          /* coroutines alive, to start one of that kind */
 	struct task_list pending[TASK_KINDS]; /* no stack was free */
-	struct task_list deferred;            /* to the end of the round */
+	struct task_list deferred;            /* until the others had a turn */
 	struct timer *timers;                 /* sorted by due_ns, first the next one */
 	struct timer *timers_tail;
 	uint64_t now_ns;
